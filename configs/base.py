@@ -1,0 +1,94 @@
+"""Every setting with its default: the only home of defaults.
+
+A config file starts from `get_config()` and assigns existing keys; a key that is not
+here is an error. On the command line, `--config.model.embed_dim=256` does the same.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """The defaults: a small MH-MoE decoder on the bundled corpus."""
+  config = ConfigDict()
+
+  config.model = model = ConfigDict()
+  model.vocab_size = 264  # rows of the embedding, at least those of the vocabulary
+  model.num_layers = 4
+  model.embed_dim = 128
+  model.num_attention_heads = 4
+  model.ffn = "mhmoe"  # "dense", "smoe" (one head, no linear layers) or "mhmoe"
+  model.ffn_dim = 512  # hidden width of the dense FFNs
+  model.moe_every = 2  # every n-th block has the MoE layer, the others are dense
+  model.activation = "gelu"  # "gelu", two matrices, or "swiglu", three
+  model.use_bias = False
+  model.norm = "rmsnorm"  # or "layernorm"
+  model.sub_ln = False  # Magneto's norms inside attention and FFNs
+  model.rope_theta = 10_000.0  # base of the rotary positions
+  model.tie_embeddings = True
+  model.dropout = 0.0
+  model.dtype = "float32"  # of activations; "bfloat16" on accelerators
+  model.remat = False  # recompute blocks in the backward pass, for memory
+
+  model.moe = moe = ConfigDict()
+  moe.num_heads = 4  # sub-tokens per token; must divide embed_dim
+  moe.num_experts = 8  # one pool shared by all heads
+  moe.expert_dim = 512  # hidden width of an expert
+  moe.top_k = 2  # experts per sub-token
+  moe.num_linear = 1  # layers of the head and of the merge layer; 0 is identity
+  moe.activation = model.get_ref("activation")
+  moe.use_bias = model.get_ref("use_bias")
+  moe.sub_ln = model.get_ref("sub_ln")
+  moe.residual = False  # add the sub-token to its experts' sum, 2404.15045 Eq. 6
+  moe.router = "linear"  # "linear" (Eq. 5), "cosine" (X-MoE), "projected" (torchscale)
+  moe.router_dim = 16  # width of the cosine and projected routers
+  moe.router_temperature = 0.3  # of the cosine router, at the start
+  moe.renormalize = False  # make the weights of a sub-token's experts sum to 1
+  moe.dispatch = "sorted"  # drops nothing; "einsum" has a capacity
+  moe.capacity_factor = 1.25  # of "einsum" in training
+  moe.eval_capacity_factor = 2.0  # of "einsum" in evaluation
+
+  config.data = data = ConfigDict()
+  data.source = "bundled"  # or "text", "jsonl", "tfds"
+  data.name = ""  # of the TFDS set, such as "lm1b"
+  data.train = ""  # files or patterns, comma-separated, local or gs://; a TFDS split
+  data.valid = ""
+  data.text_key = "text"  # the field of a JSONL or TFDS record
+  data.vocabulary = "bytes"  # or the path of a SentencePiece model
+  data.sequence_length = 256
+  data.shuffle_buffer = 1_000  # sequences
+  data.seed = 0
+
+  config.objective = objective = ConfigDict()
+  objective.balance_weight = 0.01  # 2404.15045 Table 10, summed over MoE layers
+  objective.router_z_weight = 0.0
+
+  config.optimizer = optimizer = ConfigDict()
+  optimizer.learning_rate = 1e-3  # at the end of the warm-up
+  optimizer.schedule = "cosine"  # or "linear", "constant"
+  optimizer.warmup_steps = 100
+  optimizer.final_fraction = 0.1  # of learning_rate, at the last step
+  optimizer.weight_decay = 0.1  # on matrices and embeddings only
+  optimizer.b1 = 0.9
+  optimizer.b2 = 0.98
+  optimizer.eps = 1e-6
+  optimizer.clip_norm = 1.0
+
+  config.mesh = mesh = ConfigDict()
+  mesh.replica = 1  # slices, over the data-centre network
+  mesh.data = -1  # what the other axes leave
+  mesh.expert = 1  # devices that share the experts
+  mesh.model = 1  # devices that share hidden widths and attention heads
+  mesh.fsdp = False  # split parameters over `data` too
+
+  config.train = train = ConfigDict()
+  train.seed = 0
+  train.num_steps = 1_000
+  train.batch_size = 32  # sequences per step, over all devices
+  train.accumulate_steps = 1  # parts that a batch is computed in
+  train.log_every = 10
+  train.eval_every = 200
+  train.eval_batches = 0  # 0: the whole validation split
+  train.checkpoint_every = 200
+  train.keep_last = 2  # the best is kept besides
+  train.profile_steps = 0  # profile so many steps after the first ten, for TensorBoard
+  return config.lock()

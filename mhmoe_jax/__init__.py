@@ -1,0 +1,37 @@
+"""Multi-Head Mixture-of-Experts (arXiv 2404.15045, 2411.16205) in JAX and Flax.
+
+The layer needs jax and flax only: `from mhmoe_jax import MoeConfig, MultiHeadMoe`.
+
+Arrays are named with one letter per dimension, `x_BLD` or `w_in_EMF`:
+
+| letter | meaning |
+|---|---|
+| B, L, D, V | examples; tokens per example; model width; vocabulary |
+| A, Q | attention heads; width of one |
+| H, M | MoE heads; sub-token width, D = H * M |
+| G, S | routing groups; sub-tokens per group |
+| E, K, C | experts; experts per sub-token; slots per expert and group |
+| F, N | hidden width of an expert or FFN; layers |
+| P, R, T | output of a D -> D projection; router width; rows sorted by expert, T = S * K |
+"""
+
+from mhmoe_jax.moe.config import MoeConfig
+from mhmoe_jax.moe.heads import merge_heads, split_heads
+from mhmoe_jax.moe.layer import MoeAux, MultiHeadMoe
+from mhmoe_jax.moe.losses import balance_loss, router_z_loss
+from mhmoe_jax.moe.telemetry import RouterStats, active_share
+from mhmoe_jax.sharding import AxisRules, make_mesh
+
+__all__ = [
+  "AxisRules",
+  "MoeAux",
+  "MoeConfig",
+  "MultiHeadMoe",
+  "RouterStats",
+  "active_share",
+  "balance_loss",
+  "make_mesh",
+  "merge_heads",
+  "router_z_loss",
+  "split_heads",
+]

@@ -1,0 +1,142 @@
+"""The sources of text, each a seqio DataSource.
+
+Every one yields {"targets": UTF-8 text, "is_last": whether a document ends with it}, so
+that tasks.py need not know where text comes from.
+"""
+
+from collections.abc import Mapping, Sequence
+import importlib.resources
+
+import numpy as np
+
+from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.data.jsonl import read_documents
+from mhmoe_jax.data.quiet import seqio, tf, tfds
+from mhmoe_jax.data.spans import Span, cut_spans, find_files, read_span
+
+
+def make_source(cfg: DataConfig) -> seqio.DataSource:
+  """Returns the source of a config, with the splits "train" and "validation".
+
+  Raises:
+    ValueError: a file is missing, empty or not UTF-8; TFDS does not know the name, a
+      split or the field.
+  """
+  if cfg.source == "tfds":
+    return _make_tfds_source(cfg)
+  train, valid = cfg.train, cfg.valid
+  if cfg.source == "bundled":
+    corpus = importlib.resources.files("mhmoe_jax.data") / "corpus"
+    train = str(corpus / "tinyshakespeare_train.txt")
+    valid = str(corpus / "tinyshakespeare_valid.txt")
+  text_key = cfg.text_key if cfg.source == "jsonl" else None
+  return FileSource(
+    {"train": find_files(train), "validation": find_files(valid)}, text_key
+  )
+
+
+class FileSource(seqio.DataSource):
+  """Plain text or JSONL files, shuffled and dealt to processes in spans of lines.
+
+  Args:
+    split_to_paths: the files of each split.
+    text_key: the field of a JSONL line that holds its document; None for plain text,
+      where a file is one document and its line ends belong to it.
+  """
+
+  def __init__(self, split_to_paths: Mapping[str, Sequence[str]], text_key: str | None):
+    super().__init__(splits=split_to_paths)
+    self._split_to_paths = split_to_paths
+    self._text_key = text_key
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return True
+
+  def list_shards(self, split: str) -> Sequence[str]:
+    return self._split_to_paths[split]
+
+  def get_dataset(
+    self, split="train", shuffle=True, seed=None, shard_info=None, **unused_kwargs
+  ) -> tf.data.Dataset:
+    shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
+    spans = cut_spans(self._split_to_paths[split], shard_info.num_shards)
+    columns = Span(*(np.array(column) for column in zip(*spans, strict=True)))
+    ds = tf.data.Dataset.from_tensor_slices(columns)
+    ds = ds.shard(shard_info.num_shards, shard_info.index)
+    if shuffle:
+      ds = ds.shuffle(len(spans), seed=seed)
+    return ds.map(self._read).unbatch()
+
+  def _read(self, span: Span) -> dict[str, tf.Tensor]:
+    # Without state, or an iterator over it could not be saved.
+    texts, is_last = tf.numpy_function(
+      self._read_numpy, span, (tf.string, tf.bool), stateful=False
+    )
+    return {
+      "targets": tf.ensure_shape(texts, [None]),
+      "is_last": tf.ensure_shape(is_last, [None]),
+    }
+
+  def _read_numpy(self, path: bytes, start: int, end: int):
+    span = Span(path.decode(), start, end)
+    if self._text_key is None:
+      lines = read_span(span)
+      texts, is_last = [lines.text] if lines.text else [], lines.is_last
+    else:
+      texts, is_last = read_documents(span, self._text_key), True
+    # As objects, because numpy's own strings lose zero bytes at their end.
+    return np.array(texts, dtype=object), np.full(len(texts), is_last)
+
+
+class TfdsSource(seqio.TfdsDataSource):
+  """A field of a data set of TensorFlow Datasets."""
+
+  def __init__(self, name: str, splits: Mapping[str, str], text_key: str):
+    super().__init__(name, splits=splits)
+    self._tfds_splits = splits
+    self._text_key = text_key
+
+  def get_dataset(
+    self, split="train", shuffle=True, seed=None, shard_info=None, **unused_kwargs
+  ) -> tf.data.Dataset:
+    # As seqio reads it, but for the cache of small data sets, which would be saved with
+    # the iterator, and another look for the data set on the public bucket.
+    config = tfds.ReadConfig(try_autocache=False, skip_prefetch=True, shuffle_seed=seed)
+    if shard_info:
+      config.input_context = tf.distribute.InputContext(
+        num_input_pipelines=shard_info.num_shards, input_pipeline_id=shard_info.index
+      )
+    ds = self.tfds_dataset.builder.as_dataset(
+      split=self._tfds_splits[split], shuffle_files=shuffle, read_config=config
+    )
+    return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
+
+
+def _make_tfds_source(cfg: DataConfig) -> TfdsSource:
+  splits = {"train": cfg.train, "validation": cfg.valid}
+  source = TfdsSource(cfg.name, splits, cfg.text_key)
+  try:
+    builder = source.tfds_dataset.builder
+  except (ValueError, AssertionError) as error:  # The latter for an unknown version.
+    raise ValueError(
+      f"TFDS must know name, got name={cfg.name!r}: {str(error).splitlines()[0]}"
+    ) from None
+  builder.download_and_prepare()
+  for field in ("train", "valid"):
+    split = getattr(cfg, field)
+    try:
+      builder.info.splits[split]
+    except ValueError as error:
+      raise ValueError(
+        f"{field} must be a split of {cfg.name}, got {field}={split!r}: "
+        f"{str(error).splitlines()[0]}"
+      ) from None
+  specs = builder.info.features.get_tensor_spec()
+  text_keys = [key for key in specs if specs[key] == tf.TensorSpec((), tf.string)]
+  if cfg.text_key not in text_keys:
+    raise ValueError(
+      f"text_key must be one of {', '.join(text_keys)} for {cfg.name}, got "
+      f"text_key={cfg.text_key!r}."
+    )
+  return source

@@ -1,0 +1,128 @@
+"""Files of text, checked at the door and read in spans of whole lines.
+
+A span is the unit that is shuffled and dealt to processes. It is a range of bytes, made
+from the size of the file alone; what belongs to it are the lines that start in it. So a
+process reads no more than its share, and one large file can feed a whole pod.
+
+seqio's TextLineDataSource deals whole files, drops carriage returns, adds a last line end
+and does not know where a file stops.
+"""
+
+import codecs
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mhmoe_jax.data.quiet import tf
+
+# How much of the files is checked before training starts: this much of them together,
+# but at least a chunk of each. The rest is checked when it is read.
+_CHECKED_BYTES = 64 * 2**20
+_CHUNK_BYTES = 2**20
+# A process shuffles its spans, so it should have several. The last window of a span is
+# short, so they should be long.
+_SPANS_PER_PROCESS = 16
+_MAX_SPAN_BYTES = 2**20
+
+
+class Span(NamedTuple):
+  """The lines of a file that start at a byte from `start` to `end` - 1."""
+
+  path: str
+  start: int
+  end: int
+
+
+class Lines(NamedTuple):
+  """The text of a span."""
+
+  text: bytes
+  offset: int  # Of the first line, in bytes from the start of the file.
+  is_last: bool  # Whether the file ends with these lines.
+
+
+def find_files(patterns: str) -> list[str]:
+  """Returns the files that match a path, a glob, or several with commas between them.
+
+  Args:
+    patterns: local or gs://. The files of one glob are sorted.
+
+  Raises:
+    ValueError: a pattern matches no file, or a file is empty or not UTF-8.
+  """
+  paths = []
+  for pattern in patterns.split(","):
+    matches = [
+      path for path in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(path)
+    ]
+    if not matches:
+      raise ValueError(
+        f"Every pattern must match a file, got no match for {pattern!r}."
+      )
+    paths += sorted(matches)
+  for path in paths:
+    check_utf8(path, _CHECKED_BYTES // len(paths))
+  return paths
+
+
+def check_utf8(path: str, length: int) -> None:
+  """Raises ValueError if a file is empty or its first bytes, about length, not UTF-8."""
+  decoder = codecs.getincrementaldecoder("utf-8")()
+  offset = 0
+  with tf.io.gfile.GFile(path, "rb") as file:
+    if not file.size():
+      raise ValueError(f"A file of text must not be empty, got 0 bytes in {path}.")
+    while offset == 0 or offset < min(length, file.size()):
+      chunk = file.read(_CHUNK_BYTES)
+      # A character may begin in one chunk and end in the next.
+      pending = len(decoder.getstate()[0])
+      try:
+        decoder.decode(chunk, final=offset + len(chunk) == file.size())
+      except UnicodeDecodeError as error:
+        raise _not_utf8(error, path, offset - pending) from None
+      offset += len(chunk)
+
+
+def cut_spans(paths: Sequence[str], num_processes: int) -> list[Span]:
+  """Cuts files into spans, in order; together their lines are exactly the files."""
+  sizes = [tf.io.gfile.stat(path).length for path in paths]
+  step = sum(sizes) // (_SPANS_PER_PROCESS * num_processes)
+  step = min(max(step, 1), _MAX_SPAN_BYTES)
+  return [
+    Span(path, start, min(start + step, size))
+    for path, size in zip(paths, sizes, strict=True)
+    for start in range(0, size, step)
+  ]
+
+
+def read_span(span: Span) -> Lines:
+  """Reads a span; its text is empty if all of it belongs to a line that starts before.
+
+  Raises:
+    ValueError: the text is not UTF-8.
+  """
+  with tf.io.gfile.GFile(span.path, "rb") as file:
+    start, end = (_find_line(file, offset) for offset in (span.start, span.end))
+    file.seek(start)
+    text = file.read(end - start)
+    try:
+      text.decode()
+    except UnicodeDecodeError as error:
+      raise _not_utf8(error, span.path, start) from None
+    return Lines(text, start, end == file.size())
+
+
+def _find_line(file: tf.io.gfile.GFile, offset: int) -> int:
+  """Returns where the first line starts that does not start before an offset."""
+  if offset == 0:
+    return 0
+  # From one byte back, because a line may start just here.
+  file.seek(offset - 1)
+  file.readline()
+  return file.tell()
+
+
+def _not_utf8(error: UnicodeDecodeError, path: str, offset: int) -> ValueError:
+  return ValueError(
+    f"A file of text must be UTF-8, got {error.reason} at byte {offset + error.start} of "
+    f"{path}."
+  )

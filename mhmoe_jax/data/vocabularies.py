@@ -1,0 +1,67 @@
+"""Vocabularies of tokens, and how many bytes of text each token stands for.
+
+Losses per token of two vocabularies cannot be compared, bits per byte can:
+loss / log(2) * tokens / bytes. `token_bytes` supplies the bytes.
+"""
+
+import numpy as np
+
+from mhmoe_jax.data.quiet import seqio, tf
+
+
+def make_vocabulary(name: str) -> seqio.Vocabulary:
+  """Returns the vocabulary "bytes" or the SentencePiece model at a path.
+
+  The vocabulary "bytes" has 259 tokens: pad 0, eos 1, unk 2, then byte b at b + 3.
+
+  Raises:
+    ValueError: there is no such file, or its pad id is not 0 or it has no eos id.
+  """
+  if name == "bytes":
+    return seqio.ByteVocabulary()
+  if not tf.io.gfile.exists(name):
+    raise ValueError(
+      "vocabulary must be 'bytes' or the path of a SentencePiece model, got no file "
+      f"at {name!r}."
+    )
+  vocabulary = seqio.SentencePieceVocabulary(name)
+  # seqio packs up to the first 0 and pads with 0: another pad id would lose tokens.
+  pad_id, eos_id = vocabulary.tokenizer.pad_id(), vocabulary.eos_id
+  if pad_id != 0 or eos_id < 1:
+    raise ValueError(
+      "A SentencePiece model must have pad id 0 and an eos id, got "
+      f"pad_id={pad_id}, eos_id={eos_id} in {name}."
+    )
+  return vocabulary
+
+
+def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
+  """Returns token_bytes_V: the UTF-8 bytes of text that each token stands for.
+
+  pad, eos, unk and other control tokens stand for none. Exact for "bytes" and for models
+  of tokenizer.py. A SentencePiece model that normalises its text, or emits unk, stands
+  for a text that is not quite the original, and the count is of that text.
+
+  Returns:
+    (V,) int32, V = vocabulary.vocab_size.
+  """
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    bytes_V = np.ones(vocabulary.vocab_size, np.int32)
+    bytes_V[[vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]] = 0
+    return bytes_V
+  tokenizer = vocabulary.tokenizer
+  return np.array(
+    [_piece_bytes(tokenizer, token) for token in range(vocabulary.vocab_size)], np.int32
+  )
+
+
+def _piece_bytes(tokenizer, token: int) -> int:
+  is_special = tokenizer.is_control(token) or tokenizer.is_unknown(token)
+  if is_special or tokenizer.is_unused(token):
+    return 0
+  if tokenizer.is_byte(token):
+    return 1
+  # SentencePiece writes a space as U+2581, three bytes for one.
+  return len(
+    tokenizer.id_to_piece(token).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+  )

@@ -1,0 +1,1 @@
+"""Language models built on the layer. They never see data/ and take plain arrays."""

@@ -1,0 +1,104 @@
+"""Causal multi-head self-attention with rotary positions, for packed sequences.
+
+Decoding uses the same module: given a cache of keys and values it attends to what the
+cache holds and returns the cache with the new ones. The cache is a value, not state.
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.models.norm import Norm
+from mhmoe_jax.sharding import constrain
+
+
+class KeyValues(NamedTuple):
+  """Keys and values of the tokens so far; T places, of which the first are in use."""
+
+  k_BTAQ: jax.Array
+  v_BTAQ: jax.Array
+
+
+def rotate(x_BLAQ: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
+  """Rotary position embedding (2104.09864): pairs (q, q + Q/2) turn with position."""
+  half = x_BLAQ.shape[-1] // 2
+  frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angles = positions_BL[..., None, None] * frequencies[None, None, None]
+  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  first, second = x_BLAQ[..., :half], x_BLAQ[..., half:]
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, axis=-1).astype(x_BLAQ.dtype)
+
+
+def causal_mask(segments_BL: jax.Array) -> jax.Array:
+  """(B, 1, L, L), True where a token may look: not ahead, in its own document."""
+  L = segments_BL.shape[1]
+  same = segments_BL[:, None, :, None] == segments_BL[:, None, None, :]
+  return jnp.tril(same, k=0) if L > 1 else same
+
+
+class Attention(nn.Module):
+  """Self-attention (B, L, D) -> (B, L, D)."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    positions_BL: jax.Array,
+    mask_B1LT: jax.Array,
+    cache: KeyValues | None = None,
+    start: jax.Array | int = 0,
+  ) -> tuple[jax.Array, KeyValues | None]:
+    """Attends.
+
+    Args:
+      x_BLD: tokens.
+      positions_BL: int32, position of each token in its document.
+      mask_B1LT: bool, which of T keys each token may look at.
+      cache: keys and values of earlier tokens; None if x_BLD is all there is.
+      start: place in the cache of the first token of `x_BLD`.
+
+    Returns:
+      The output, and the cache with the tokens of `x_BLD` in it.
+    """
+    cfg = self.config
+    D, A = cfg.embed_dim, cfg.num_attention_heads
+    Q = D // A
+    dtype = x_BLD.dtype
+
+    def project(name, gain):
+      init = nn.initializers.variance_scaling(
+        gain, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2)
+      )
+      w_DAQ = self.param(f"w_{name}_DAQ", init, (D, A, Q)).astype(dtype)
+      y_BLAQ = jnp.einsum("BLD,DAQ->BLAQ", x_BLD, w_DAQ)
+      if cfg.use_bias:
+        b_AQ = self.param(f"b_{name}_AQ", nn.initializers.zeros_init(), (A, Q))
+        y_BLAQ += b_AQ.astype(dtype)[None, None]
+      return constrain(y_BLAQ, "BLAQ")
+
+    q_BLAQ = rotate(project("q", 0.5), positions_BL, cfg.rope_theta)
+    k_BTAQ = rotate(project("k", 0.5), positions_BL, cfg.rope_theta)
+    v_BTAQ = project("v", 0.5)
+    if cache is not None:
+      k_BTAQ = jax.lax.dynamic_update_slice_in_dim(cache.k_BTAQ, k_BTAQ, start, axis=1)
+      v_BTAQ = jax.lax.dynamic_update_slice_in_dim(cache.v_BTAQ, v_BTAQ, start, axis=1)
+      cache = KeyValues(k_BTAQ, v_BTAQ)
+    o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BTAQ, v_BTAQ, mask=mask_B1LT)
+    if cfg.sub_ln:
+      o_BLD = Norm(cfg.norm, name="inner_norm")(o_BLAQ.reshape(x_BLD.shape))
+      o_BLAQ = o_BLD.reshape(o_BLAQ.shape)
+    init = nn.initializers.variance_scaling(
+      1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2
+    )
+    w_AQD = self.param("w_o_AQD", init, (A, Q, D)).astype(dtype)
+    y_BLD = jnp.einsum("BLAQ,AQD->BLD", o_BLAQ, w_AQD)
+    if cfg.use_bias:
+      b_D = self.param("b_o_D", nn.initializers.zeros_init(), (D,))
+      y_BLD += b_D.astype(dtype)[None, None]
+    return constrain(y_BLD, "BLD"), cache

@@ -1,0 +1,87 @@
+"""The choices a Transformer offers, checked before anything is built."""
+
+import dataclasses
+
+from mhmoe_jax.moe.config import ACTIVATIONS, MoeConfig
+
+FFNS = ("dense", "smoe", "mhmoe")
+NORMS = ("rmsnorm", "layernorm")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Configuration of `Decoder`; configs/base.py says what each field is for."""
+
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  num_attention_heads: int
+  ffn: str
+  ffn_dim: int
+  moe_every: int
+  moe: MoeConfig
+  activation: str
+  use_bias: bool
+  norm: str
+  sub_ln: bool
+  rope_theta: float
+  tie_embeddings: bool
+  dropout: float
+  dtype: str
+  remat: bool
+
+  def __post_init__(self):
+    for name in (
+      "vocab_size",
+      "num_layers",
+      "embed_dim",
+      "num_attention_heads",
+      "ffn_dim",
+      "moe_every",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} must be at least 1, got {name}={getattr(self, name)}."
+        )
+    for name, allowed in (
+      ("ffn", FFNS),
+      ("activation", ACTIVATIONS),
+      ("norm", NORMS),
+      ("dtype", DTYPES),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f"{name} must be one of {', '.join(allowed)}, "
+          f"got {name}={getattr(self, name)!r}."
+        )
+    if self.embed_dim % (2 * self.num_attention_heads):
+      raise ValueError(
+        f"num_attention_heads must divide embed_dim into even widths, "
+        f"got num_attention_heads={self.num_attention_heads}, "
+        f"embed_dim={self.embed_dim}."
+      )
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f"dropout must be in [0, 1), got dropout={self.dropout}.")
+    if self.ffn == "mhmoe" and self.embed_dim % self.moe.num_heads:
+      raise ValueError(
+        f"num_heads must divide embed_dim, got num_heads={self.moe.num_heads}, "
+        f"embed_dim={self.embed_dim}."
+      )
+    if self.ffn != "dense" and self.num_layers % self.moe_every:
+      raise ValueError(
+        f"moe_every must divide num_layers, got moe_every={self.moe_every}, "
+        f"num_layers={self.num_layers}."
+      )
+
+  @property
+  def layer(self) -> MoeConfig:
+    """The MoE layer that `ffn` asks for: an SMoE has one head and no linear layers."""
+    if self.ffn == "smoe":
+      return dataclasses.replace(self.moe, num_heads=1, num_linear=0)
+    return self.moe
+
+  @property
+  def period(self) -> int:
+    """Blocks until the pattern of dense and MoE blocks repeats."""
+    return 1 if self.ffn == "dense" else self.moe_every

@@ -1,0 +1,156 @@
+"""A decoder-only Transformer whose FFNs are dense, SMoE or MH-MoE.
+
+Pre-norm blocks; every `moe_every`-th has an MoE layer. One period of blocks is scanned,
+so that a deep model compiles as fast as a shallow one; layers' parameters are stacked
+along a leading N. Packed documents do not see each other.
+"""
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from mhmoe_jax.models.attention import Attention, KeyValues, causal_mask
+from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.models.norm import Norm
+from mhmoe_jax.moe.grouped import ExpertWeights, expert_ffn
+from mhmoe_jax.moe.layer import MoeAux, MultiHeadMoe
+from mhmoe_jax.sharding import constrain
+
+
+class DenseFfn(nn.Module):
+  """The FFN of a dense block: one expert that every token goes to."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    cfg = self.config
+    D, F = cfg.embed_dim, cfg.ffn_dim
+    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
+    gated = cfg.activation == "swiglu"
+    weights = ExpertWeights(
+      w_in_EMF=self.param("w_in_DF", init, (D, F)),
+      w_out_EFM=self.param("w_out_FD", init, (F, D)),
+      w_gate_EMF=self.param("w_gate_DF", init, (D, F)) if gated else None,
+      b_in_EF=self.param("b_in_F", zeros, (F,)) if cfg.use_bias else None,
+      b_out_EM=self.param("b_out_D", zeros, (D,)) if cfg.use_bias else None,
+      norm_scale_EF=self.param("norm_scale_F", ones, (F,)) if cfg.sub_ln else None,
+      norm_bias_EF=self.param("norm_bias_F", zeros, (F,)) if cfg.sub_ln else None,
+    )
+    weights = jax.tree.map(lambda w: w.astype(x_BLD.dtype), weights)
+    y_RD = expert_ffn(weights, x_BLD.reshape(-1, D))
+    return constrain(y_RD.reshape(x_BLD.shape), "BLD")
+
+
+class Block(nn.Module):
+  """Attention and FFN, each behind a norm and beside a residual."""
+
+  config: TransformerConfig
+  use_moe: bool
+  deterministic: bool
+
+  @nn.compact
+  def __call__(self, x_BLD, positions_BL, real_BL, mask_B1LT, cache, start):
+    cfg = self.config
+    dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
+    y_BLD = Norm(cfg.norm, name="attention_norm")(x_BLD)
+    y_BLD, cache = Attention(cfg, name="attention")(
+      y_BLD, positions_BL, mask_B1LT, cache, start
+    )
+    x_BLD += dropout(y_BLD)
+    y_BLD = Norm(cfg.norm, name="ffn_norm")(x_BLD)
+    if self.use_moe:
+      moe = MultiHeadMoe(cfg.layer, x_BLD.dtype, name="moe")
+      y_BLD, aux = moe(y_BLD, real_BL, deterministic=self.deterministic)
+    else:
+      y_BLD, aux = DenseFfn(cfg, name="ffn")(y_BLD), None
+    return x_BLD + dropout(y_BLD), aux, cache
+
+
+class Period(nn.Module):
+  """`config.period` blocks, the last of them with the MoE layer, if there is one."""
+
+  config: TransformerConfig
+  deterministic: bool
+
+  @nn.compact
+  def __call__(self, x_BLD, positions_BL, real_BL, mask_B1LT, start, caches):
+    cfg, kept, aux = self.config, [], None
+    for i in range(cfg.period):
+      use_moe = cfg.ffn != "dense" and i == cfg.period - 1
+      block = Block(cfg, use_moe, self.deterministic, name=f"block_{i}")
+      cache = None if caches is None else caches[i]
+      x_BLD, aux, cache = block(x_BLD, positions_BL, real_BL, mask_B1LT, cache, start)
+      kept.append(cache)
+    return x_BLD, (aux, None if caches is None else kept)
+
+
+class Decoder(nn.Module):
+  """Next-token logits.
+
+  Attributes:
+    config: see `TransformerConfig`.
+    deterministic: False in training: dropout, and the training capacity factor.
+  """
+
+  config: TransformerConfig
+  deterministic: bool = True
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens_BL: jax.Array,
+    positions_BL: jax.Array,
+    segments_BL: jax.Array,
+    caches: list[KeyValues] | None = None,
+    start: jax.Array | int = 0,
+  ) -> tuple[jax.Array, MoeAux | None, list[KeyValues] | None]:
+    """Applies the model.
+
+    Args:
+      tokens_BL: int32 in [0, V).
+      positions_BL: int32, position of each token in its document.
+      segments_BL: int32, 0 for padding, else the number of the document in its row.
+      caches: in decoding, `decoding.empty_caches`; then one document per row.
+      start: in decoding, the place of the first of these tokens in the caches.
+
+    Returns:
+      float32 logits (B, L, V); the auxiliary values of the MoE layers, stacked along a
+      leading N, or None if there are none; the caches, if given.
+    """
+    cfg = self.config
+    dtype = jnp.dtype(cfg.dtype)
+    V, D = cfg.vocab_size, cfg.embed_dim
+    embed_VD = self.param("embed_VD", nn.initializers.normal(D**-0.5), (V, D))
+    x_BLD = embed_VD.astype(dtype)[tokens_BL] * D**0.5
+    dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
+    x_BLD = constrain(dropout(x_BLD), "BLD")
+
+    if caches is None:
+      mask_B1LT = causal_mask(segments_BL)
+    else:
+      places_T = jnp.arange(caches[0].k_BTAQ.shape[2])
+      last_L = start + jnp.arange(tokens_BL.shape[1])
+      mask_B1LT = (places_T[None] <= last_L[:, None])[None, None]
+    period = nn.remat(Period, prevent_cse=False) if cfg.remat else Period
+    x_BLD, (aux, caches) = nn.scan(
+      period,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(nn.broadcast,) * 4 + (0,),
+      length=cfg.num_layers // cfg.period,
+    )(
+      cfg, self.deterministic, name="layers"
+    )(x_BLD, positions_BL, segments_BL > 0, mask_B1LT, jnp.asarray(start), caches)
+
+    x_BLD = Norm(cfg.norm, name="final_norm")(x_BLD)
+    if not cfg.tie_embeddings:
+      embed_VD = self.param("unembed_VD", nn.initializers.normal(D**-0.5), (V, D))
+    logits_BLV = jnp.einsum(
+      "BLD,VD->BLV",
+      x_BLD,
+      embed_VD.astype(dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return constrain(logits_BLV, "BLV"), aux, caches

@@ -1,0 +1,149 @@
+"""The Multi-Head Mixture-of-Experts layer (2404.15045 section 3, 2411.16205 section 2).
+
+head layer -> split into sub-tokens -> router -> experts -> merge -> merge layer. The
+router decides, the dispatcher moves, the experts compute; each is a pure function in a
+file of its own, and this file only strings them together.
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from mhmoe_jax.moe import dispatch, losses, routing, telemetry
+from mhmoe_jax.moe.config import MoeConfig
+from mhmoe_jax.moe.experts import ExpertFfn
+from mhmoe_jax.moe.grouped import ExpertWeights, expert_ffn
+from mhmoe_jax.moe.heads import merge_heads, split_heads
+from mhmoe_jax.moe.transport import apply_experts_dropless
+from mhmoe_jax.sharding import constrain
+
+
+class MoeAux(NamedTuple):
+  """What the layer returns beside its output; under `nn.scan` a leading N."""
+
+  balance_loss: jax.Array  # scalar, 1.0 when the load is even
+  router_z_loss: jax.Array  # scalar
+  stats: telemetry.RouterStats
+
+
+class MultiHeadMoe(nn.Module):
+  """Multi-Head MoE on tokens (B, L, D).
+
+  Attributes:
+    config: see `MoeConfig`.
+    dtype: of the computation; parameters, router and losses are float32.
+  """
+
+  config: MoeConfig
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x_BLD: jax.Array,
+    mask_BL: jax.Array | None = None,
+    *,
+    deterministic: bool = True,
+  ) -> tuple[jax.Array, MoeAux]:
+    """Applies the layer.
+
+    Args:
+      x_BLD: tokens; `config.num_heads` must divide D.
+      mask_BL: bool, False on padding, whose sub-tokens are not routed or counted and
+        get only the merge layer's bias (and the residual). None: all real.
+      deterministic: False in training, which selects `capacity_factor` instead of
+        `eval_capacity_factor`. Only the einsum dispatch looks at it.
+
+    Returns:
+      The output (B, L, D) in `dtype`, without the block's residual, and `MoeAux`.
+    """
+    cfg = self.config
+    B, L, _ = x_BLD.shape
+    if mask_BL is None:
+      mask_BL = jnp.ones((B, L), bool)
+
+    x_BLD = x_BLD.astype(self.dtype)
+    x_BLD = LinearStack(cfg, gain=0.5**0.5, dtype=self.dtype, name="head")(x_BLD)
+    x_BSM = constrain(split_heads(x_BLD, cfg.num_heads), "BSM")
+    mask_BS = jnp.repeat(mask_BL, cfg.num_heads, axis=1)
+
+    logits_BSE = Router(cfg, name="router")(x_BSM)
+    route = routing.choose(logits_BSE, mask_BS, cfg.top_k, cfg.renormalize)
+    weights = ExpertFfn(cfg, self.dtype, name="experts")(x_BSM.shape[-1])
+    if cfg.dispatch == "sorted":
+      y_BSM, kept_BSK = apply_experts_dropless(x_BSM, *route[:2], weights), None
+    else:
+      factor = cfg.eval_capacity_factor if deterministic else cfg.capacity_factor
+      y_BSM, kept_BSK = apply_experts_capacity(x_BSM, route, weights, factor)
+    if cfg.residual:
+      y_BSM += x_BSM
+
+    y_BLD = merge_heads(constrain(y_BSM, "BSM"), cfg.num_heads)
+    y_BLD = LinearStack(cfg, gain=1.0, dtype=self.dtype, name="merge")(y_BLD)
+    return constrain(y_BLD, "BLD"), MoeAux(
+      balance_loss=losses.balance_loss(route),
+      router_z_loss=losses.router_z_loss(route),
+      stats=telemetry.router_stats(route, kept_BSK, cfg.num_heads),
+    )
+
+
+def apply_experts_capacity(
+  x_GSM: jax.Array, route: routing.Routing, weights: ExpertWeights, factor: float
+) -> tuple[jax.Array, jax.Array]:
+  """The definition: capacity einsum, one group per example; GSPMD moves the data.
+
+  Returns:
+    The weighted sums (G, S, M), and which choices found a slot, bool (G, S, K).
+  """
+  E, K = weights.w_in_EMF.shape[0], route.experts_GSK.shape[-1]
+  capacity = dispatch.expert_capacity(x_GSM.shape[1], E, K, factor)
+  slots = dispatch.assign_slots(route, capacity)
+  x_EGCM = constrain(dispatch.to_experts(x_GSM, slots), "EGCM")
+  rows_ERM = x_EGCM.reshape(E, -1, x_EGCM.shape[-1])
+  y_EGCM = jax.vmap(expert_ffn)(weights, rows_ERM).reshape(x_EGCM.shape)
+  return dispatch.from_experts(constrain(y_EGCM, "EGCM"), slots), slots.kept_GSK
+
+
+class LinearStack(nn.Module):
+  """n linear layers D -> D with ReLU between (2404.15045 Eq. 3, 9, Table 7)."""
+
+  config: MoeConfig
+  gain: float  # of the Xavier-uniform initialisation
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    D = x_BLD.shape[-1]
+    init = nn.initializers.variance_scaling(self.gain**2, "fan_avg", "uniform")
+    for i in range(self.config.num_linear):
+      x_BLD = jax.nn.relu(x_BLD) if i else x_BLD
+      w_DP = self.param(f"w_{i}_DP", init, (D, D))
+      x_BLD = x_BLD @ w_DP.astype(self.dtype)
+      if self.config.use_bias:
+        b_P = self.param(f"b_{i}_P", nn.initializers.zeros_init(), (D,))
+        x_BLD += b_P.astype(self.dtype)[None, None]
+    return x_BLD
+
+
+class Router(nn.Module):
+  """Scores of every sub-token for every expert, float32 (B, S, E)."""
+
+  config: MoeConfig
+
+  @nn.compact
+  def __call__(self, x_BSM: jax.Array) -> jax.Array:
+    cfg = self.config
+    M, E, R = x_BSM.shape[-1], cfg.num_experts, cfg.router_dim
+    init = nn.initializers.lecun_normal()
+    x_BSM = x_BSM.astype(jnp.float32)
+    if cfg.router == "linear":
+      return routing.linear_logits(x_BSM, self.param("w_ME", init, (M, E)))
+    w_MR = self.param("w_MR", init, (M, R))
+    embed_ER = self.param("embed_ER", nn.initializers.orthogonal(0.32), (E, R))
+    if cfg.router == "projected":
+      return routing.projected_logits(x_BSM, w_MR, embed_ER)
+    log_init = nn.initializers.constant(jnp.log(cfg.router_temperature))
+    log_temperature = self.param("log_temperature", log_init, ())
+    return routing.cosine_logits(x_BSM, w_MR, embed_ER, log_temperature)

@@ -1,0 +1,87 @@
+"""Which experts a sub-token goes to, and with which weights.
+
+Three kinds of scores, then one choice. Everything here is float32 whatever the model
+computes in: a bfloat16 logit has 8 bits, too few to rank 64 experts.
+
+G groups of S sub-tokens of width M; E experts, K per sub-token; R router width.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Routing(NamedTuple):
+  """The router's decision on every sub-token.
+
+  Padding sub-tokens have expert E (one past the last), which no dispatcher serves, and
+  weight 0.
+  """
+
+  experts_GSK: jax.Array  # int32, best expert first
+  weights_GSK: jax.Array  # float32, what each expert's output is multiplied by
+  logits_GSE: jax.Array  # float32
+  probs_GSE: jax.Array  # float32, softmax of the logits
+  mask_GS: jax.Array  # bool, False on padding
+
+
+def linear_logits(x_GSM: jax.Array, w_ME: jax.Array) -> jax.Array:
+  """Dot products of sub-tokens and expert embeddings (2404.15045 Eq. 5)."""
+  return jnp.einsum("GSM,ME->GSE", x_GSM, w_ME, preferred_element_type=jnp.float32)
+
+
+def cosine_logits(
+  x_GSM: jax.Array, w_MR: jax.Array, embed_ER: jax.Array, log_temperature: jax.Array
+) -> jax.Array:
+  """Cosine of projected sub-tokens and expert embeddings over a learned temperature.
+
+  The router of X-MoE (2204.09179 section 4): s_e = cos(W x, embed_e), logits = s / tau.
+  tau is learned through its logarithm, so that it stays positive.
+  """
+  x_GSR = jnp.einsum("GSM,MR->GSR", x_GSM, w_MR, preferred_element_type=jnp.float32)
+  cosines = jnp.einsum("GSR,ER->GSE", _unit(x_GSR), _unit(embed_ER))
+  return cosines * jnp.exp(-log_temperature)
+
+
+def projected_logits(
+  x_GSM: jax.Array, w_MR: jax.Array, embed_ER: jax.Array
+) -> jax.Array:
+  """As `cosine_logits`, but with only the experts' side normalised, no temperature.
+
+  What torchscale and the authors' code compute where the papers say X-MoE: the
+  normalisation of the sub-token is commented out there and no temperature is used.
+  """
+  x_GSR = jnp.einsum("GSM,MR->GSR", x_GSM, w_MR, preferred_element_type=jnp.float32)
+  return jnp.einsum("GSR,ER->GSE", x_GSR, _unit(embed_ER))
+
+
+def choose(
+  logits_GSE: jax.Array, mask_GS: jax.Array, top_k: int, renormalize: bool
+) -> Routing:
+  """Softmax, then the `top_k` likeliest experts of every sub-token.
+
+  Args:
+    logits_GSE: float32 scores.
+    mask_GS: True on real sub-tokens.
+    top_k: K, at most E.
+    renormalize: divide the K weights by their sum. 2404.15045 Eq. 6 does not; the
+      authors' development code did.
+  """
+  probs_GSE = jax.nn.softmax(logits_GSE, axis=-1)
+  weights_GSK, experts_GSK = jax.lax.top_k(probs_GSE, top_k)
+  if renormalize:
+    weights_GSK = weights_GSK / weights_GSK.sum(axis=-1, keepdims=True)
+  real = mask_GS[..., None]
+  return Routing(
+    experts_GSK=jnp.where(real, experts_GSK, logits_GSE.shape[-1]),
+    weights_GSK=jnp.where(real, weights_GSK, 0.0),
+    logits_GSE=logits_GSE,
+    probs_GSE=probs_GSE,
+    mask_GS=mask_GS,
+  )
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  # rsqrt of the square keeps the gradient finite at the zero vector of a padding token.
+  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-8)

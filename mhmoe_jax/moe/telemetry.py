@@ -1,0 +1,76 @@
+"""What a router did: load, drops, entropy, diversity. Counted, not differentiated.
+
+All counts are of real (not padding) sub-tokens and global over the mesh, because they
+are computed outside `shard_map`, on arrays that jit sees whole.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mhmoe_jax.moe.routing import Routing
+
+
+class RouterStats(NamedTuple):
+  """Statistics of one layer; under `nn.scan` every field gains a leading N."""
+
+  load_HE: jax.Array  # share of a head's choices that fell on an expert; rows sum to 1
+  dropped: jax.Array  # share of choices that found no slot, in [0, 1]
+  entropy: jax.Array  # mean entropy of the router's softmax, nats, in [0, log E]
+  distinct_experts: jax.Array  # mean number of different experts a token reaches
+
+
+def router_stats(
+  routing: Routing, kept_GSK: jax.Array | None, num_heads: int
+) -> RouterStats:
+  """Statistics of `routing`.
+
+  Args:
+    routing: the decisions, S = L * H with the H sub-tokens of a token side by side.
+    kept_GSK: False where a choice found no slot; None if nothing can be dropped.
+    num_heads: H.
+  """
+  routing = jax.lax.stop_gradient(routing)
+  G, S, K = routing.experts_GSK.shape
+  E = routing.probs_GSE.shape[-1]
+  L, H = S // num_heads, num_heads
+  experts_GLHK = routing.experts_GSK.reshape(G, L, H, K)
+  choices = jnp.maximum(routing.mask_GS.sum() * K, 1)
+
+  counts_HE = jax.nn.one_hot(experts_GLHK, E).sum(axis=(0, 1, 3))
+  entropy_GS = -jnp.sum(
+    routing.probs_GSE * jax.nn.log_softmax(routing.logits_GSE), axis=-1
+  )
+  lost = 0.0 if kept_GSK is None else (~kept_GSK & routing.mask_GS[..., None]).sum()
+  distinct_GL = _count_distinct(experts_GLHK.reshape(G, L, H * K), sentinel=E)
+  tokens = jnp.maximum((distinct_GL > 0).sum(), 1)
+  return RouterStats(
+    load_HE=counts_HE / jnp.maximum(counts_HE.sum(axis=-1, keepdims=True), 1),
+    dropped=jnp.asarray(lost / choices, jnp.float32),
+    entropy=(entropy_GS * routing.mask_GS).sum() * K / choices,
+    distinct_experts=distinct_GL.sum() / tokens,
+  )
+
+
+def active_share(load_E: jax.Array, threshold: float = 0.1) -> jax.Array:
+  """Share of experts whose load exceeds `threshold` times an even share, 1 / E.
+
+  2404.15045 Fig. 1a and 5 count an expert as active above a threshold that is never
+  stated; a tenth of an even share is this project's choice.
+
+  Args:
+    load_E: shares of the load, (..., E), summing to 1 over experts.
+    threshold: in units of an even share.
+
+  Returns:
+    (...), in [0, 1].
+  """
+  return jnp.mean(load_E > threshold / load_E.shape[-1], axis=-1)
+
+
+def _count_distinct(ids: jax.Array, sentinel: int) -> jax.Array:
+  # Pairwise comparison of the few ids of one token: its cost does not grow with E.
+  same = ids[..., :, None] == ids[..., None, :]
+  repeats = jnp.tril(same, k=-1).any(axis=-1)
+  return (~repeats & (ids < sentinel)).sum(axis=-1)

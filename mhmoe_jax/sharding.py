@@ -1,0 +1,192 @@
+"""The device mesh and what is laid out on it: the only file that knows mesh axes.
+
+An array's name ends in one letter per dimension (`x_BLD`, the parameter `w_in_EMF`);
+the key of letters is in `mhmoe_jax/__init__.py`. An `AxisRules` table says over which
+mesh axes each letter is split, so that changing the strategy is changing one table and
+every parameter's layout follows from its name.
+"""
+
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# From the slowest network to the fastest: `replica` spans slices over the data-centre
+# network, `model` wants neighbouring chips. All four are always there, of size 1 if unused.
+MESH_AXES = ("replica", "data", "expert", "model")
+BATCH_AXES = ("replica", "data", "expert")
+
+Axes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisRules:
+  """The mesh axes that split each dimension; None leaves the dimension whole."""
+
+  A: Axes = None  # attention heads
+  B: Axes = None  # examples
+  C: Axes = None  # slots per expert and group
+  D: Axes = None  # model width
+  E: Axes = None  # experts
+  F: Axes = None  # expert (or dense FFN) hidden width
+  G: Axes = None  # routing groups, once their sub-tokens are with the experts
+  H: Axes = None  # MoE heads
+  K: Axes = None  # experts per sub-token
+  L: Axes = None  # tokens per example
+  M: Axes = None  # sub-token width
+  N: Axes = None  # layers
+  P: Axes = None  # model width as the output of a projection, D = P
+  Q: Axes = None  # width of an attention head
+  R: Axes = None  # width of the router's projection
+  S: Axes = None  # sub-tokens per group
+  V: Axes = None  # vocabulary
+
+  def spec(self, letters: str, what: str = "array") -> PartitionSpec:
+    """The PartitionSpec of an array whose dimensions are `letters`.
+
+    Raises:
+      ValueError: for an unknown letter, or if two dimensions use one mesh axis.
+    """
+    unknown = [letter for letter in letters if letter not in self.__dataclass_fields__]
+    if unknown:
+      raise ValueError(
+        f"dimension letters must be among {''.join(self.__dataclass_fields__)}, "
+        f"got {unknown[0]!r} in {letters!r} of {what}."
+      )
+    axes = [getattr(self, letter) for letter in letters]
+    used = [
+      a for axis in axes if axis for a in ([axis] if isinstance(axis, str) else axis)
+    ]
+    if len(set(used)) < len(used):
+      raise ValueError(
+        f"a mesh axis may split one dimension only, got {tuple(axes)} "
+        f"for {letters!r} of {what}."
+      )
+    return PartitionSpec(*axes)
+
+
+# Activations follow their data; only parameters have a choice of strategy.
+ACTIVATIONS = AxisRules(
+  B=BATCH_AXES, G=("replica", "data"), E="expert", A="model", F="model"
+)
+# Experts over `expert`, hidden widths and attention heads over `model`, all else copied.
+REPLICATED = AxisRules(E="expert", A="model", F="model")
+# The same, with every parameter's model width split over `data` too (ZeRO-3).
+FSDP = dataclasses.replace(REPLICATED, D="data", M="data")
+
+
+def make_mesh(
+  replica: int = 1,
+  data: int = -1,
+  expert: int = 1,
+  model: int = 1,
+  devices: list[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh over `devices` (all, if None); `data=-1` takes what the others leave.
+
+  A mesh smaller than the machine uses its first devices.
+
+  Raises:
+    ValueError: if a size is not positive or the mesh is larger than the devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  others = replica * expert * model
+  sizes = f"replica={replica}, data={data}, expert={expert}, model={model}"
+  if min(replica, expert, model) < 1 or (data < 1 and data != -1):
+    raise ValueError(f"mesh sizes must be at least 1 (or data=-1), got {sizes}.")
+  if data == -1:
+    data = len(devices) // others
+  count = others * data
+  if not 1 <= count <= len(devices):
+    raise ValueError(
+      f"the mesh must not be larger than the number of devices, "
+      f"got {sizes} with {len(devices)} devices."
+    )
+  return jax.make_mesh(
+    (replica, data, expert, model),
+    MESH_AXES,
+    axis_types=(AxisType.Auto,) * len(MESH_AXES),
+    devices=devices[:count],
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """How the leading (example) dimension of every batch array is split."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+  """Raises ValueError unless the mesh's batch axes divide `batch_size`."""
+  sizes = {axis: mesh.shape[axis] for axis in BATCH_AXES}
+  if batch_size % math.prod(sizes.values()):
+    raise ValueError(
+      f"replica * data * expert of the mesh must divide batch_size, "
+      f"got batch_size={batch_size}, "
+      + ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+      + "."
+    )
+
+
+def place_batch(batch, mesh: Mesh):
+  """Global arrays on the mesh from each process's share of a batch of host arrays."""
+  layout = batch_sharding(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(layout, x), batch
+  )
+
+
+def constrain(x: jax.Array, letters: str) -> jax.Array:
+  """Asks GSPMD to lay out the activation `x` by `ACTIVATIONS`.
+
+  Without a mesh (`jax.set_mesh`) this is the identity, and axes that the mesh in force
+  does not have are left out, so that the layer works inside other people's meshes.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  names = set(mesh.axis_names)
+  spec = []
+  for axis in ACTIVATIONS.spec(letters):
+    axes = (axis,) if isinstance(axis, str) else axis or ()
+    spec.append(tuple(a for a in axes if a in names) or None)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
+  """NamedShardings of a tree of arrays, from the letters that end each leaf's key.
+
+  One dimension more than letters means stacked layers (N leads). Scalars, and leaves
+  under no named key, are copied to every device. Works on parameters, optimizer states
+  (whose leaves keep their parameter's key) and `jax.eval_shape` results.
+
+  Raises:
+    ValueError: naming the parameter, for letters that do not fit its rank, an unknown
+      or colliding axis, or a dimension that its mesh axes do not divide.
+  """
+
+  def sharding(path, leaf):
+    keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    if leaf.ndim == 0 or not keys or keys[0] == "rng":
+      return NamedSharding(mesh, PartitionSpec())
+    name = "/".join(keys)
+    letters = keys[-1].rsplit("_", 1)[-1]
+    if leaf.ndim == len(letters) + 1:
+      letters = "N" + letters
+    if leaf.ndim != len(letters):
+      raise ValueError(
+        f"a parameter's name must end in one letter per dimension, "
+        f"got {name} with shape {leaf.shape}."
+      )
+    spec = rules.spec(letters, name)
+    for size, letter, axis in zip(leaf.shape, letters, spec, strict=True):
+      axes = (axis,) if isinstance(axis, str) else axis or ()
+      parts = math.prod(mesh.shape[a] for a in axes)
+      if size % parts:
+        raise ValueError(
+          f"mesh axis {axis!r} must divide dimension {letter} of {name}, "
+          f"got {letter}={size}, {axis}={parts}."
+        )
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(sharding, tree)

@@ -1,0 +1,1 @@
+"""Training: everything between a model and a run."""

@@ -1,0 +1,316 @@
+"""Checkpoints: asynchronous, committed by one rename, readable after damage.
+
+    <workdir>/checkpoints/<step>/state/           the arrays (zarr in OCDBT)
+    <workdir>/checkpoints/<step>/run/about.json   config, loss, shapes, checksums
+    <workdir>/checkpoints/<step>/run/files.json   fingerprints of the files of state/
+    <workdir>/checkpoints/<step>/run/process_<i>  data-iterator state of process i
+
+The only file that imports orbax.  It uses the v0 `CheckpointManager`: the v1 training
+`Checkpointer` of orbax 0.12.8 wraps that same manager, and reports every failed read,
+a bug as well as a lost file, as one `NoEntryError`.  What damage is, and how it is
+noticed: `train/integrity.py`.  When to save: `train/loop.py`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from mhmoe_jax.train import integrity
+
+
+def _is_not_chatter(record: logging.LogRecord) -> bool:
+  return record.levelno >= logging.WARNING or "/orbax/" not in record.pathname
+
+
+# At level INFO orbax writes some sixty lines per save.
+logging.getLogger("absl").addFilter(_is_not_chatter)
+
+
+class Restored(NamedTuple):
+  """What `Checkpoints.restore` found.
+
+  `data_state` is None where the number of processes is not that of the save: states of
+  iterators cannot be dealt out anew, so the caller has to start the data from scratch.
+  """
+
+  step: int
+  state: Any
+  data_state: bytes | None
+  config: dict[str, Any]
+
+
+class Checkpoints:
+  """The checkpoints of one run.  Every process makes the same calls.
+
+  Args:
+    workdir: local or `gs://` directory of the run; created if missing.
+    keep_last: how many of the newest to keep, at least 1, besides the best one.
+
+  Raises:
+    ValueError: the directory cannot be written.
+  """
+
+  def __init__(self, workdir: epath.PathLike, keep_last: int):
+    if keep_last < 1:
+      raise ValueError(f"keep_last must be at least 1, got keep_last={keep_last}.")
+    self._directory = _directory(workdir)
+    try:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      probe = self._directory / f"writable_{jax.process_index()}"
+      probe.write_text("")
+      probe.unlink()
+    except OSError as error:
+      message = f"cannot write checkpoints to {self._directory}: {error}."
+      raise ValueError(message) from error
+    self._damaged: list[int] = []  # Passed over by `restore`, to be removed by `save`.
+    self._retention = _Retention(keep_last)
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    registry.add("state", ocp.args.PyTreeSave)  # First, so that it is finalized first.
+    registry.add("run", _RunSave, _RunHandler)
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=self._retention, cleanup_tmp_directories=True
+      ),
+      handler_registry=registry,
+    )
+    for step in self.steps():
+      # `restore` reports damage, if it ever comes to this checkpoint.
+      with contextlib.suppress(integrity.DamagedError):
+        self._retention.losses[step] = _read_about(self._directory / str(step))["loss"]
+
+  def steps(self) -> list[int]:
+    """Steps that have a checkpoint, ascending; one being written counts."""
+    return sorted(set(self._manager.all_steps()) - set(self._damaged))
+
+  def latest_step(self) -> int | None:
+    """The newest of `steps()`."""
+    return max(self.steps(), default=None)
+
+  def best_step(self) -> int | None:
+    """The step of lowest loss; None if no checkpoint has a loss."""
+    return self._retention.best(self.steps())
+
+  def save(
+    self,
+    step: int,
+    state: Any,
+    data_state: bytes,
+    config: dict[str, Any],
+    loss: float | None = None,
+  ) -> None:
+    """Starts to write; on return `state` may be donated.
+
+    Waits for the save before, and raises its error if that failed in the background.
+
+    Args:
+      step: later than `latest_step()`.
+      state: pytree of jax.Arrays; of a random key, its key data.
+      data_state: state of this process's data iterator.
+      config: resolved config, of JSON values.
+      loss: validation loss, if one was measured; NaN and infinity count as none.
+
+    Raises:
+      ValueError: `step` is not later than the latest.
+      TypeError: `config` holds something that JSON does not know.
+    """
+    self.wait()
+    latest = self.latest_step()
+    if latest is not None and step <= latest:
+      raise ValueError(
+        f"a checkpoint must be later than the latest, got step={step}, latest={latest}."
+      )
+    about = {
+      "config": config,
+      "loss": loss if loss is not None and math.isfinite(loss) else None,
+      "num_processes": jax.process_count(),
+      "shapes": integrity.shapes(state),
+      "checksums": integrity.checksums(state),
+    }
+    run = _RunSave(json.dumps(about), data_state)
+    while self._damaged:
+      self._manager.delete(self._damaged.pop())
+    self._retention.losses[step] = about["loss"]
+    items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=run)
+    self._manager.save(step, args=items, force=True)  # Orbax has no say in when.
+
+  def restore(self, abstract_state: Any, step: int | None = None) -> Restored | None:
+    """Reads the newest checkpoint that is not damaged, or that of `step`.
+
+    One warning line per damaged checkpoint; the next `save` removes them.
+
+    Args:
+      abstract_state: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
+      step: the only one to try; None tries all, newest first.
+
+    Returns:
+      None if there is no checkpoint at all.
+
+    Raises:
+      ValueError: `step` does not exist; none can be read; the checkpoint is of another
+        model (an older one would be, too).
+    """
+
+    def read(directory: epath.Path) -> Restored:
+      about = _read_about(directory)
+      return Restored(
+        step=int(directory.name),
+        state=_read_arrays(directory, about, abstract_state),
+        data_state=_read_data_state(directory, about),
+        config=about["config"],
+      )
+
+    self.wait()
+    if not self.steps():
+      return None
+    restored, damaged = integrity.newest_undamaged(
+      self._directory, self.steps(), step, read
+    )
+    self._damaged += damaged
+    return restored
+
+  def wait(self) -> None:
+    """Returns when the last save is committed; raises its error if it failed."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and ends the threads; no call may follow."""
+    self._manager.close()
+
+
+def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
+  """Config of the newest readable checkpoint under `workdir`, or of `step`.
+
+  Raises:
+    ValueError: no checkpoint, or none that can be read.
+  """
+  return _read_newest(workdir, step, lambda directory: _read_about(directory)["config"])
+
+
+def restore_params(
+  workdir: epath.PathLike, abstract_params: Any, step: int | None = None
+) -> Any:
+  """Parameters alone of the newest readable checkpoint under `workdir`, or of `step`.
+
+  Args:
+    workdir: local or `gs://` directory of the run.
+    abstract_params: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
+    step: the only one to try; None tries all, newest first.
+
+  Raises:
+    ValueError: no checkpoint, none that can be read, or one of another model.
+  """
+
+  def read(directory: epath.Path) -> Any:
+    abstract = {"params": abstract_params}
+    return _read_arrays(directory, _read_about(directory), abstract)["params"]
+
+  return _read_newest(workdir, step, read)
+
+
+@dataclasses.dataclass
+class _Retention:
+  """Orbax's `PreservationPolicy`: keeps the newest checkpoints, and the best."""
+
+  keep_last: int
+  losses: dict[int, float | None] = dataclasses.field(default_factory=dict)
+
+  def best(self, steps: Iterable[int]) -> int | None:
+    measured = [step for step in steps if self.losses.get(step) is not None]
+    return min(measured, key=self.losses.__getitem__, default=None)
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    del context
+    steps = sorted(info.step for info in checkpoints)
+    kept = {*steps[-self.keep_last :], self.best(steps)}
+    return [info.step in kept for info in checkpoints]
+
+
+class _RunHandler(ocp.AsyncCheckpointHandler):
+  """Writes the item `run`, all that is not an array."""
+
+  save = restore = None  # Abstract in orbax, which here only calls the other two.
+
+  async def async_save(self, directory: epath.Path, args: "_RunSave") -> list[Any]:
+    async def write():
+      path = directory / f"process_{jax.process_index()}"
+      path.write_bytes(integrity.seal(args.data_state))
+      if jax.process_index() == 0:
+        (directory / "about.json").write_text(args.about)
+
+    # Runs `write` in a thread, once process 0 has made the directory.
+    return [ocp.future.CommitFutureAwaitingContractedSignals(write(), name="run")]
+
+  def finalize(self, directory: epath.Path) -> None:
+    # On process 0, when `state` is complete and before the step is committed.
+    files = integrity.fingerprints(directory.parent / "state")
+    (directory / "files.json").write_text(json.dumps(files))
+
+
+@ocp.args.register_with_handler(_RunHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _RunSave(ocp.args.CheckpointArgs):
+  about: str
+  data_state: bytes
+
+
+def _directory(workdir: epath.PathLike) -> epath.Path:
+  # tensorstore wants absolute paths; epath's resolve() would garble a gs:// one.
+  return epath.Path(pathlib.Path.cwd()) / epath.Path(workdir) / "checkpoints"
+
+
+def _read_newest(
+  workdir: epath.PathLike, step: int | None, read: Callable[[epath.Path], Any]
+) -> Any:
+  directory, steps = _directory(workdir), []
+  if directory.exists():
+    committed = ocp.step.standard_name_format().find_all(directory)
+    steps = [metadata.step for metadata in committed]
+  return integrity.newest_undamaged(directory, steps, step, read)[0]
+
+
+def _read_about(directory: epath.Path) -> dict[str, Any]:
+  path = directory / "run" / "about.json"
+  return integrity.on_every_process(lambda: json.loads(path.read_text()))
+
+
+def _read_data_state(directory: epath.Path, about: dict[str, Any]) -> bytes | None:
+  if about["num_processes"] != jax.process_count():
+    return None
+  path = directory / "run" / f"process_{jax.process_index()}"
+  return integrity.on_every_process(lambda: integrity.unseal(path.read_bytes()))
+
+
+def _read_arrays(directory: epath.Path, about: dict[str, Any], abstract: Any) -> Any:
+  """The arrays of `abstract`, a dict of some entries of the state, as it shards them.
+
+  Raises:
+    ValueError: a checkpoint of another model.
+    integrity.DamagedError: arrays that cannot be read, or are not those saved.
+  """
+  integrity.check_shapes(directory, about["shapes"], abstract)
+
+  def load() -> Any:
+    if jax.process_index() == 0:
+      # Orbax would notice, too, but with pages of tracebacks from its threads.
+      files = json.loads((directory / "run" / "files.json").read_text())
+      integrity.check_fingerprints(directory / "state", files)
+    args = ocp.args.PyTreeRestore(
+      abstract,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+      partial_restore=True,
+    )
+    return ocp.PyTreeCheckpointHandler().restore(directory / "state", args=args)
+
+  state = integrity.on_every_process(load)
+  integrity.check_checksums(state, about["checksums"])
+  return state

@@ -1,0 +1,104 @@
+"""From a ConfigDict to frozen dataclasses, where every value is checked at once."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.train.objective import ObjectiveConfig
+from mhmoe_jax.train.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh axes; configs/base.py says what each is for."""
+
+  replica: int
+  data: int
+  expert: int
+  model: int
+  fsdp: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """How long to train and how often to look; in steps."""
+
+  seed: int
+  num_steps: int
+  batch_size: int
+  accumulate_steps: int
+  log_every: int
+  eval_every: int
+  eval_batches: int
+  checkpoint_every: int
+  keep_last: int
+  profile_steps: int
+
+  def __post_init__(self):
+    for name, least in (
+      ("num_steps", 1),
+      ("batch_size", 1),
+      ("accumulate_steps", 1),
+      ("log_every", 1),
+      ("eval_every", 1),
+      ("eval_batches", 0),
+      ("checkpoint_every", 1),
+      ("keep_last", 1),
+      ("profile_steps", 0),
+    ):
+      value = getattr(self, name)
+      if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {name}={value}.")
+    if self.batch_size % self.accumulate_steps:
+      raise ValueError(
+        f"accumulate_steps must divide batch_size, got "
+        f"accumulate_steps={self.accumulate_steps}, batch_size={self.batch_size}."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """All of a run."""
+
+  model: TransformerConfig
+  data: DataConfig
+  objective: ObjectiveConfig
+  optimizer: OptimizerConfig
+  mesh: MeshConfig
+  train: LoopConfig
+
+
+def resolve(config: ConfigDict) -> RunConfig:
+  """Checks `config` and freezes it.
+
+  Raises:
+    ValueError: for an unknown or missing key, a wrong type, or a value that cannot
+      work; one line that names the rule and the numbers.
+  """
+  return _build(RunConfig, config.to_dict(), "config")
+
+
+def _build(kind: type, table: dict, where: str):
+  fields = {field.name: field.type for field in dataclasses.fields(kind)}
+  for key in [*table, *fields]:
+    if key not in fields or key not in table:
+      problem = "unknown" if key not in fields else "missing"
+      raise ValueError(
+        f"{where} must have the keys {', '.join(fields)}, got {problem} key {key!r}."
+      )
+  values = {}
+  for key, want in fields.items():
+    value = table[key]
+    if dataclasses.is_dataclass(want):
+      value = _build(want, value, f"{where}.{key}")
+    elif want is float and type(value) is int:
+      value = float(value)
+    elif type(value) is not want:
+      raise ValueError(
+        f"{where}.{key} must be of type {want.__name__}, got {value!r} "
+        f"of type {type(value).__name__}."
+      )
+    values[key] = value
+  return kind(**values)

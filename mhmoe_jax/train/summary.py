@@ -1,0 +1,63 @@
+"""A run in a dozen lines: what was trained, how well, and what to try next."""
+
+import jax
+
+from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.moe.telemetry import active_share
+from mhmoe_jax.train.config import RunConfig
+from mhmoe_jax.train.loop import Result
+from mhmoe_jax.train.state import init_params
+
+
+def count_parameters(config: TransformerConfig) -> tuple[int, int]:
+  """Parameters in total, and those that one token uses.
+
+  A token uses top_k of the experts for each of its sub-tokens; if different sub-tokens
+  chose different experts these are top_k * num_heads experts, at most all.
+  """
+  shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  total = active = 0
+  for path, x in jax.tree_util.tree_leaves_with_path(shapes):
+    total += x.size
+    is_expert = any(getattr(k, "key", None) == "experts" for k in path)
+    used = config.layer.top_k * config.layer.num_heads
+    share = min(used / config.layer.num_experts, 1.0) if is_expert else 1.0
+    active += round(x.size * share)
+  return total, active
+
+
+def describe(cfg: RunConfig, result: Result) -> str:
+  """The summary that ends `mhmoe train`."""
+  total, active = count_parameters(cfg.model)
+  lines = [
+    f"model           {cfg.model.ffn}, {total:,} parameters, "
+    f"at most {active:,} active per token",
+    f"trained         {result.step} of {cfg.train.num_steps} steps",
+  ]
+  if result.tokens_per_second:
+    lines.append(f"speed           {result.tokens_per_second:,.0f} tokens/s")
+  if result.evaluation is not None:
+    e = result.evaluation
+    lines.append(
+      f"validation      {e.bits_per_byte:.4f} bits per byte, perplexity "
+      f"{e.perplexity:.3f} per token, over {e.num_bytes:,} bytes"
+    )
+    if e.load_NHE is not None:
+      load_NE = e.load_NHE.mean(axis=1)
+      lines.append(
+        f"active experts  {float(active_share(load_NE).mean()):.1%} get more than a "
+        f"tenth of an even share, over {load_NE.shape[0]} MoE layers of "
+        f"{load_NE.shape[1]} experts"
+      )
+  return "\n".join(lines)
+
+
+def suggest(config_path: str, workdir: str) -> str:
+  """Commands to try next."""
+  return f"""try next
+  mhmoe sample --workdir {workdir} --prompt "ROMEO:"
+  mhmoe eval --workdir {workdir} --text README.md
+  tensorboard --logdir {workdir}/tensorboard
+  mhmoe train --config {config_path} --workdir {workdir} --config.train.num_steps=2000
+  mhmoe train --config {config_path}:dense --workdir {workdir}_dense
+  mhmoe train --config {config_path}:smoe --workdir {workdir}_smoe"""

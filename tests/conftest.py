@@ -1,0 +1,23 @@
+"""A stricter world than the real one: eight devices, no silent broadcasting."""
+
+import os
+
+# Before jax starts. Child processes of the tests inherit both.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _eight_devices():
+  assert jax.device_count() == 8, jax.devices()
+
+
+@pytest.fixture
+def key():
+  return jax.random.key(0)

@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhmoe_jax.moe import dispatch, routing
+
+
+def _route(experts_GSK, num_experts, mask_GS=None):
+  """A routing with given choices; weights 1, 1/2, 1/3... by choice."""
+  experts_GSK = jnp.asarray(experts_GSK)
+  G, S, K = experts_GSK.shape
+  mask_GS = jnp.ones((G, S), bool) if mask_GS is None else jnp.asarray(mask_GS)
+  weights_GSK = jnp.broadcast_to(1 / jnp.arange(1.0, K + 1), (G, S, K))
+  zeros_GSE = jnp.zeros((G, S, num_experts))
+  return routing.Routing(experts_GSK, weights_GSK, zeros_GSE, zeros_GSE, mask_GS)
+
+
+def test_three_sub_tokens_three_experts_two_slots():
+  # In position-major order the choices are s0: 0, 1; s1: 0, 2; s2: 0, 1. Expert 0 has
+  # two slots, for s0 and s1, and drops s2's first choice; s2's second choice still gets
+  # the second slot of expert 1.
+  slots = dispatch.assign_slots(_route([[[0, 1], [0, 2], [0, 1]]], 3), capacity=2)
+  np.testing.assert_array_equal(
+    slots.kept_GSK, [[[True, True], [True, True], [False, True]]]
+  )
+  expected_SEC = np.zeros((3, 3, 2), bool)
+  expected_SEC[0, 0, 0] = expected_SEC[0, 1, 0] = True
+  expected_SEC[1, 0, 1] = expected_SEC[1, 2, 0] = True
+  expected_SEC[2, 1, 1] = True
+  np.testing.assert_array_equal(slots.mask_GSEC[0], expected_SEC)
+
+  x_GSM = jnp.array([[[1.0], [2.0], [4.0]]])
+  x_EGCM = dispatch.to_experts(x_GSM, slots)
+  np.testing.assert_array_equal(x_EGCM[:, 0, :, 0], [[1, 2], [1, 4], [2, 0]])
+  # With identity experts a sub-token gets back itself times the weights it kept.
+  y_GSM = dispatch.from_experts(x_EGCM, slots)
+  np.testing.assert_allclose(y_GSM[0, :, 0], [1.5 * 1, 1.5 * 2, 0.5 * 4])
+
+
+def test_dropped_everywhere_is_exactly_zero():
+  slots = dispatch.assign_slots(_route([[[0], [0]]], 1), capacity=1)
+  x_EGCM = dispatch.to_experts(jnp.ones((1, 2, 3)), slots)
+  np.testing.assert_array_equal(dispatch.from_experts(x_EGCM, slots)[0, 1], jnp.zeros(3))
+
+
+@pytest.mark.parametrize(
+  ("subtokens", "experts", "k", "factor", "expected"),
+  [(16, 4, 2, 1.0, 8), (16, 4, 2, 1.25, 10), (10, 4, 1, 1.0, 3), (4, 2, 2, 9.0, 4)],
+)
+def test_expert_capacity(subtokens, experts, k, factor, expected):
+  assert dispatch.expert_capacity(subtokens, experts, k, factor) == expected
+
+
+def test_capacity_factor_must_be_positive():
+  message = r"^capacity_factor must be positive, got capacity_factor=0.0\.$"
+  with pytest.raises(ValueError, match=message):
+    dispatch.expert_capacity(8, 2, 1, 0.0)
+
+
+def test_sort_by_hand():
+  # Choices 0..5 of experts 2, 0, 1, 0, 4, 2, where 4 is not here (there are three).
+  rows = dispatch.sort_by_expert(jnp.array([[2, 0], [1, 0], [4, 2]]), 3)
+  np.testing.assert_array_equal(rows.order_T, [1, 3, 2, 0, 5, 4])
+  np.testing.assert_array_equal(rows.sizes_E, [2, 1, 2])
+  np.testing.assert_array_equal(rows.row_SK, [[3, 0], [2, 1], [5, 4]])
+
+
+def test_rows_come_back_to_their_sub_tokens(key):
+  experts_SK = jax.random.randint(key, (50, 3), 0, 8)
+  x_SM = jax.random.normal(key, (50, 4))
+  weights_SK = jax.random.uniform(key, (50, 3))
+  rows = dispatch.sort_by_expert(experts_SK, 8)
+  y_SM = dispatch.from_rows(dispatch.to_rows(x_SM, rows), rows, weights_SK)
+  np.testing.assert_allclose(y_SM, x_SM * weights_SK.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_too_many_rows_to_number():
+  experts = jax.ShapeDtypeStruct((2**20, 8), jnp.int32)
+  with pytest.raises(ValueError, match="num_experts=511, rows=8388608"):
+    jax.eval_shape(lambda e: dispatch.sort_by_expert(e, 511), experts)

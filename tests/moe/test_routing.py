@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhmoe_jax.moe import routing
+
+ONE = jnp.ones((1, 2), bool)
+
+
+def test_choose_by_hand():
+  # Softmax of log p is p: sub-token 0 prefers expert 2, then 0; sub-token 1 expert 1.
+  logits_GSE = jnp.log(jnp.array([[[0.3, 0.2, 0.5], [0.1, 0.8, 0.1]]]))
+  route = routing.choose(logits_GSE, ONE, top_k=2, renormalize=False)
+  np.testing.assert_array_equal(route.experts_GSK, [[[2, 0], [1, 0]]])
+  np.testing.assert_allclose(route.weights_GSK, [[[0.5, 0.3], [0.8, 0.1]]], rtol=1e-6)
+  route = routing.choose(logits_GSE, ONE, top_k=2, renormalize=True)
+  np.testing.assert_allclose(
+    route.weights_GSK, [[[5 / 8, 3 / 8], [8 / 9, 1 / 9]]], rtol=1e-6
+  )
+
+
+def test_padding_goes_nowhere():
+  mask_GS = jnp.array([[True, False]])
+  route = routing.choose(jnp.zeros((1, 2, 3)), mask_GS, top_k=2, renormalize=True)
+  np.testing.assert_array_equal(route.experts_GSK[0, 1], [3, 3])
+  np.testing.assert_array_equal(route.weights_GSK[0, 1], [0, 0])
+
+
+def test_linear_logits_are_float32_for_bfloat16_sub_tokens(key):
+  x_GSM = jax.random.normal(key, (1, 4, 8), jnp.bfloat16)
+  logits = routing.linear_logits(x_GSM.astype(jnp.float32), jnp.ones((8, 3)))
+  assert logits.dtype == jnp.float32
+
+
+def test_cosine_logits_do_not_see_lengths(key):
+  x_key, w_key, e_key = jax.random.split(key, 3)
+  x_GSM = jax.random.normal(x_key, (1, 5, 8))
+  w_MR = jax.random.normal(w_key, (8, 4))
+  embed_ER = jax.random.normal(e_key, (3, 4))
+  tau = jnp.log(0.5)
+  logits = routing.cosine_logits(x_GSM, w_MR, embed_ER, tau)
+  scaled = routing.cosine_logits(7 * x_GSM, w_MR, 0.2 * embed_ER, tau)
+  np.testing.assert_allclose(logits, scaled, rtol=1e-4)
+  assert np.abs(logits).max() <= 2.0 + 1e-5  # 1 / tau
+  parallel = routing.cosine_logits(x_GSM, w_MR, (x_GSM @ w_MR)[0, :3], tau)
+  np.testing.assert_allclose(jnp.diagonal(parallel[0, :3]), 2.0, rtol=1e-5)
+
+
+def test_projected_logits_normalise_the_experts_only(key):
+  x_GSM = jax.random.normal(key, (1, 5, 8))
+  w_MR, embed_ER = jnp.eye(8, 4), jnp.eye(3, 4)
+  logits = routing.projected_logits(x_GSM, w_MR, 9 * embed_ER)
+  np.testing.assert_allclose(logits, x_GSM[..., :3], rtol=1e-5)
+
+
+@pytest.mark.parametrize("embed", [0.0, 1.0])
+def test_cosine_gradient_is_finite_at_zero(embed):
+  def total(x_GSM):
+    e_ER = embed * jnp.ones((3, 4))
+    return routing.cosine_logits(x_GSM, jnp.ones((8, 4)), e_ER, jnp.zeros(())).sum()
+
+  assert np.isfinite(jax.grad(total)(jnp.zeros((1, 2, 8)))).all()

@@ -1,0 +1,271 @@
+import contextlib
+import io
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mhmoe_jax.train import metrics
+from mhmoe_jax.train.metrics import (
+  MetricWriter,
+  ProgressLine,
+  flatten_metrics,
+  progress_text,
+  read_metrics,
+)
+
+
+@contextlib.contextmanager
+def writer(workdir, **kwargs):
+  with contextlib.closing(MetricWriter(workdir, **kwargs)) as opened:
+    yield opened
+
+
+def events(workdir):
+  for path in (workdir / "tensorboard").iterdir():
+    for record in tf.data.TFRecordDataset(str(path)):
+      event = tf.compat.v1.Event.FromString(record.numpy())
+      for value in event.summary.value:
+        yield event.step, value.tag, value.tensor
+
+
+# metrics.jsonl.
+
+
+def test_rows_come_back(tmp_path):
+  with writer(tmp_path) as w:
+    w.write(1, {"loss": np.float32(2.5), "router/entropy": 1})
+    w.write(20, {"valid/loss": 2.25})
+    # On disk at once: a killed run has its last row.
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+      {"step": 1, "loss": 2.5, "router/entropy": 1.0},
+      {"step": 20, "valid/loss": 2.25},
+    ]
+
+
+def test_nan_and_inf_are_json_and_come_back(tmp_path):
+  with writer(tmp_path) as w:
+    w.write(1, {"a": math.nan, "b": math.inf, "c": -math.inf})
+
+  def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+  text = (tmp_path / "metrics.jsonl").read_text()
+  row = json.loads(text, parse_constant=refuse)
+  assert row == {"step": 1, "a": "nan", "b": "inf", "c": "-inf"}
+  (found,) = read_metrics(tmp_path / "metrics.jsonl")
+  assert math.isnan(found["a"])
+  assert (found["b"], found["c"]) == (math.inf, -math.inf)
+
+
+def log(writer, steps):
+  for step in steps:
+    writer.write(step, {"loss": 10 / step})
+    if step % 2 == 0:
+      writer.write(step, {"valid/loss": 11 / step})
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 6, "lo', '{"step": 6}'])
+def test_resumed_file_equals_an_uninterrupted_one(tmp_path, torn):
+  straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+  with writer(straight) as w:
+    log(w, range(1, 9))
+  with writer(resumed) as w:
+    log(w, range(1, 6))
+  with (resumed / "metrics.jsonl").open("a") as file:
+    file.write(torn)
+  with writer(resumed, resume_step=4) as w:
+    log(w, range(5, 9))
+  files = [d / "metrics.jsonl" for d in (straight, resumed)]
+  assert files[0].read_bytes() == files[1].read_bytes()
+  assert sorted(p.name for p in resumed.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_without_a_checkpoint_the_file_starts_anew(tmp_path):
+  for _ in range(2):
+    with writer(tmp_path) as w:
+      w.write(0, {"valid/loss": 9.0})
+      w.write(1, {"loss": 8.0})
+  assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1]
+
+
+def test_kill_while_dropping_rows_keeps_the_file(tmp_path, monkeypatch):
+  with writer(tmp_path) as w:
+    log(w, range(1, 6))
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+
+  def killed(self, text):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, "write_text", killed)
+    patch.setattr(type(metrics.epath.Path("x")), "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+      MetricWriter(tmp_path, resume_step=2)
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_reader_leaves_out_a_row_under_way(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+  assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_other_processes_write_nothing(tmp_path):
+  with writer(tmp_path / "run", process_index=1) as w:
+    w.write(1, {"loss": 1.0})
+    w.write_image(1, "load", np.zeros((2, 2, 3), np.uint8))
+  assert not (tmp_path / "run").exists()
+
+
+# TensorBoard.
+
+
+def test_tensorboard_gets_scalars_and_images(tmp_path):
+  image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+  with writer(tmp_path) as w:
+    w.write(3, {"loss": 2.5})
+    w.write_image(3, "routing/load", image)
+  found = {(step, tag): tensor for step, tag, tensor in events(tmp_path)}
+  assert set(found) == {(3, "loss"), (3, "routing/load")}
+  assert tf.make_ndarray(found[3, "loss"]) == 2.5
+  width, height, png = tf.make_ndarray(found[3, "routing/load"])
+  assert (int(width), int(height)) == (6, 4)
+  np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), image)
+
+
+@pytest.mark.parametrize(
+  "image",
+  [
+    np.zeros((2, 2, 3), np.float32),
+    np.zeros((2, 2), np.uint8),
+    np.zeros((2, 2, 4), "u1"),
+  ],
+)
+def test_image_of_another_kind_is_refused(tmp_path, image):
+  with pytest.raises(ValueError, match="uint8 of shape") as error:
+    MetricWriter(tmp_path, process_index=1).write_image(1, "load", image)
+  assert str(image.shape) in str(error.value)
+
+
+# From a step's metrics to scalars.
+
+
+def test_flatten_metrics():
+  load_NHE = np.array([[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]]])
+  found = flatten_metrics(
+    {
+      "loss": np.float32(2.0),
+      "balance_loss": np.array([1.0, 3.0], np.float32),
+      "router/load_HE": load_NHE,
+    },
+    period=2,
+  )
+  assert found == {
+    "loss": 2.0,
+    "balance_loss": 2.0,
+    "balance_loss/block_1": 1.0,
+    "balance_loss/block_3": 3.0,
+    "router/max_load": 1.75,
+    "router/max_load/block_1": 1.5,  # Expert 0 has 3/4 of all choices, not 1/2.
+    "router/max_load/block_3": 2.0,
+  }
+  assert {type(x) for x in found.values()} == {float}
+
+
+# The progress line.
+
+
+@pytest.mark.parametrize(
+  ("step", "loss", "speed", "gone", "left", "text"),
+  [
+    (1, 11.0, math.nan, 59.4, math.nan, "loss 11.000  ppl 59.9k  59s gone"),
+    (9, 2.0, 999.4, 59.6, 5.0, "loss 2.000  ppl 7.39  999 tok/s  1m00s gone  5s left"),
+    (9, 2.0, 999.6, 3.0, 3600, "loss 2.000  ppl 7.39  1k tok/s  3s gone  1h00m left"),
+    (
+      9,
+      0.0,
+      1.234e6,
+      0.0,
+      90061,
+      "loss 0.000  ppl 1  1.23M tok/s  0s gone  25h01m left",
+    ),
+    (1000, math.nan, 1.0, 5.0, 0.0, "loss nan  ppl nan  1 tok/s  5s gone  0s left"),
+    (1000, 800.0, 1.0, 5.0, 0.0, "loss 800.000  ppl inf  1 tok/s  5s gone  0s left"),
+  ],
+)
+def test_progress_text(step, loss, speed, gone, left, text):
+  found = progress_text(step, 1000, loss, tokens_per_second=speed, gone=gone, left=left)
+  assert found == f"step {step:4}/1000  {text}"
+
+
+class Clock:
+  now = 1000.0
+
+  def __call__(self):
+    return self.now
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_speed_leaves_out_compilation_and_pauses():
+  clock, stream = Clock(), io.StringIO()
+  progress = ProgressLine(100, 50, stream=stream, clock=clock)
+  assert math.isnan(progress.tokens_per_second)
+  clock.now += 60  # Step 1 compiles.
+  for step in range(1, 11):
+    progress.tick(step)
+    clock.now += 2 if step < 10 else 0
+  assert progress.show(10, 2.0) == 25.0
+  with progress.paused():
+    clock.now += 1000
+  clock.now += 10
+  assert progress.show(20, 2.0) == 50.0
+  assert progress.tokens_per_second == pytest.approx(50 * 19 / 28)
+  assert stream.getvalue().splitlines() == [
+    "step  10/100  loss 2.000  ppl 7.39  25 tok/s  1m18s gone  3m00s left",
+    "step  20/100  loss 2.000  ppl 7.39  50 tok/s  18m08s gone  1m58s left",
+  ]
+
+
+def test_without_ticks_the_first_line_starts_the_clock():
+  clock, stream = Clock(), io.StringIO()
+  progress = ProgressLine(100, 50, stream=stream, clock=clock)
+  clock.now += 60
+  assert math.isnan(progress.show(40, 2.0))
+  clock.now += 5
+  assert progress.show(50, 2.0) == 100.0
+  assert stream.getvalue().splitlines() == [
+    "step  40/100  loss 2.000  ppl 7.39  1m00s gone",
+    "step  50/100  loss 2.000  ppl 7.39  100 tok/s  1m05s gone  25s left",
+  ]
+
+
+def test_terminal_line_is_overwritten_and_notes_stay():
+  stream = Terminal()
+  progress = ProgressLine(3, 50, stream=stream, clock=Clock())
+  progress.show(1, 10.0)
+  progress.note("saved")
+  progress.show(2, 10.0)
+  progress.show(3, 9.0)
+  line = "step 1/3  loss 10.000  ppl 22k  0s gone"
+  assert stream.getvalue() == (
+    f"\r{line}"
+    f"\r{'saved':<{len(line)}}\n"
+    f"\r{line.replace('1/3', '2/3')}"
+    f"\r{'step 3/3  loss 9.000  ppl 8.1k  0s gone':<{len(line)}}\n"
+  )
+
+
+def test_other_processes_are_silent():
+  stream = io.StringIO()
+  progress = ProgressLine(3, 50, process_index=1, stream=stream)
+  progress.show(1, 1.0)
+  progress.note("saved")
+  assert stream.getvalue() == ""
