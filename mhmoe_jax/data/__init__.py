@@ -1,12 +1,12 @@
 """Text in, packed batches out: the only folder that imports tensorflow and seqio.
 
-A `DataConfig` (config.py) names a source and a vocabulary. tasks.py makes a seqio task
-of it, feed.py an iterator over numpy batches whose exact position can be saved and
-restored. sources.py and spans.py cut files into pieces that processes can share,
-vocabularies.py counts the bytes behind each token, tokenizer.py trains SentencePiece.
+A `DataConfig` (config.py) says where text comes from. On the way to the model it passes
+spans.py and jsonl.py (files), sources.py, tasks.py (tokens), packing.py (rows) and
+feed.py: an iterator over numpy batches, whose place snapshot.py saves. vocabularies.py
+counts the bytes behind each token, tokenizer.py trains SentencePiece models.
 
-Only the config is imported here, so that a config can be built, checked and printed
-without loading tensorflow.
+Only the config is imported here, so that it can be built, checked and printed without
+tensorflow.
 """
 
 from mhmoe_jax.data.config import DataConfig

@@ -1,7 +1,7 @@
-"""What to read, with which vocabulary, cut to which length: plain values, no tensorflow.
+"""What to read, with which vocabulary, cut to which length: plain values only.
 
 Defaults live in configs/base.py. What needs a look at the disk (does a pattern match a
-file, is the file UTF-8) is checked when the task is made, in spans.py and sources.py.
+file, is the file UTF-8) is checked when the source is opened, in sources.py.
 """
 
 import dataclasses

@@ -1,25 +1,21 @@
-"""Batches of numpy arrays for one process, from a place that can be saved and found again.
+"""Batches of numpy arrays for one process, from a place that can be saved.
 
-Training reads the process's own share of the data. Validation is packed whole by every
-process, which then takes its rows of each global batch: neither the number of batches nor
-what is in them depends on the number of processes.
+Training reads the process's own share of the text. Validation is packed whole by every
+process, which then takes its rows of each global batch: neither the number of batches
+nor what is in them depends on the number of processes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
-import io
-import json
-import os
-import re
-import tempfile
-import zipfile
 
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
+from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
+from mhmoe_jax.data.sources import plain_errors
 from mhmoe_jax.data.tasks import make_task, read_windows
 from mhmoe_jax.data.vocabularies import make_vocabulary
 
@@ -33,12 +29,12 @@ Batch = dict[str, np.ndarray]
 class Feed(Iterator[Batch]):
   """An iterator over the batches of one process, whose place can be saved and restored.
 
-  A batch is a dict of (b, L) arrays, b the rows of the process: inputs, targets, weights,
-  segments and positions, as `pack` describes them.
+  A batch is a dict of (b, L) arrays, b the rows of the process: inputs, targets,
+  weights, segments and positions, as `pack` describes them.
 
   Args:
     ds: batches of tensors.
-    pipeline: everything that decides what the batches are, as JSON values.
+    pipeline: all that decides what the batches are, as JSON values.
   """
 
   def __init__(self, ds: tf.data.Dataset, pipeline: Mapping[str, str | int]):
@@ -47,67 +43,31 @@ class Feed(Iterator[Batch]):
     options.deterministic = True
     options.threading.private_threadpool_size = _THREADS
     options.threading.max_intra_op_parallelism = 1
-    # Every epoch has its own seed, so nothing outside the iterator needs saving; tf.data
-    # cannot tell.
+    # Every epoch has its own seed, so there is no state outside the iterator to save;
+    # tf.data cannot tell.
     options.experimental_external_state_policy = (
       tf.data.experimental.ExternalStatePolicy.IGNORE
     )
     self._iterator = iter(ds.prefetch(_PREFETCHED_BATCHES).with_options(options))
 
   def __next__(self) -> Batch:
-    try:
+    with plain_errors():
       batch = next(self._iterator)
-    except tf.errors.InvalidArgumentError as error:
-      # An error in the data was raised as ValueError inside tf.data, which makes it a
-      # text with a traceback.
-      raised = re.search(r"ValueError: (.*)", error.message)
-      if raised is None:
-        raise
-      raise ValueError(raised[1]) from None
     return {key: tensor.numpy() for key, tensor in batch.items()}
 
   def save(self) -> bytes:
     """Returns the place of the feed."""
-    state = io.BytesIO()
-    with (
-      tempfile.TemporaryDirectory() as directory,
-      zipfile.ZipFile(state, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-      tf.train.Checkpoint(iterator=self._iterator).write(f"{directory}/iterator")
-      archive.writestr("pipeline.json", json.dumps(self._pipeline))
-      for name in os.listdir(directory):
-        archive.write(f"{directory}/{name}", name)
-    return state.getvalue()
+    return save_iterator(self._iterator, self._pipeline)
 
   def restore(self, state: bytes) -> None:
-    """Goes to the place at which `save` was called, in this process or another.
+    """Moves to the place that `save` returned, in this process or another.
 
-    The next batches are, bit for bit, those that the saved feed yielded next.
+    The next batches are bit for bit those that the saved feed yielded next.
 
     Raises:
       ValueError: the state is not one, or that of a feed made from something else.
     """
-    if not zipfile.is_zipfile(io.BytesIO(state)):
-      raise ValueError(
-        f"The state of a feed must be what save returned, got {len(state)} other bytes."
-      )
-    with (
-      tempfile.TemporaryDirectory() as directory,
-      zipfile.ZipFile(io.BytesIO(state)) as archive,
-    ):
-      archive.extractall(directory)
-      saved = json.loads(archive.read("pipeline.json"))
-      differences = [
-        f"{key}={saved.get(key)!r} in the state but {self._pipeline.get(key)!r} here"
-        for key in sorted(saved.keys() | self._pipeline.keys())
-        if saved.get(key) != self._pipeline.get(key)
-      ]
-      if differences:
-        raise ValueError(
-          f"A feed restores only the state of an equal feed, got {', '.join(differences)}."
-        )
-      checkpoint = tf.train.Checkpoint(iterator=self._iterator)
-      checkpoint.read(f"{directory}/iterator").assert_consumed()
+    restore_iterator(self._iterator, self._pipeline, state)
 
 
 def make_train_feed(
@@ -125,16 +85,16 @@ def make_train_feed(
     process_count: how many processes share the data.
 
   Raises:
-    ValueError: process_count does not divide batch_size, the data cannot be read, or the
-      process's share of them is empty.
+    ValueError: process_count does not divide batch_size, the text cannot be read, or
+      the process's share of it is empty.
   """
   rows = _divide(batch_size, process_index, process_count)
   shard = seqio.ShardInfo(process_index, process_count)
   read = _open(cfg, "train", shard)
 
-  # seqio repeats before the shuffle buffer, which then mixes epochs; and tf.data loses
-  # the seed of a shuffle that is exhausted when the iterator is saved. So every epoch is
-  # a data set of its own, with a seed of its own.
+  # seqio repeats before the shuffle buffer, which then mixes epochs; and a shuffle that
+  # is exhausted when the iterator is saved forgets its seed, so that `repeat` would not
+  # resume exactly. So every epoch is a data set of its own, with a seed of its own.
   @tf.autograph.experimental.do_not_convert
   def read_epoch(epoch):
     return read(seed=cfg.seed * 2**32 + epoch)
@@ -185,11 +145,14 @@ def _open(
 ) -> Callable[..., tf.data.Dataset]:
   task = make_task(cfg, make_vocabulary(cfg.vocabulary))
   read = functools.partial(read_windows, task, split, cfg.sequence_length, shard)
-  # Reading nothing for ever hangs a training run without a word.
-  if not any(True for _ in read().take(1)):
+  # An endless feed of nothing would hang without a word.
+  with plain_errors():
+    is_empty = next(iter(read()), None) is None
+  if is_empty:
     raise ValueError(
-      f"The {split} text of every process must not be empty, got "
-      f"{task.num_input_examples(split)} pieces of text, shard={shard}."
+      f"Every process must have some {split} text, got none for "
+      f"process_index={shard.index if shard else 0}, "
+      f"process_count={shard.num_shards if shard else 1}."
     )
   return read
 

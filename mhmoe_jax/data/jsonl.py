@@ -29,8 +29,8 @@ def read_documents(span: Span, text_key: str) -> list[bytes]:
     except ValueError as error:
       number = _count_lines(span.path, lines.offset) + index + 1
       raise ValueError(
-        f"Every line must be a JSON object with a string in {text_key!r}, got {error} in "
-        f"line {number} of {span.path}."
+        f"Every line must be a JSON object with a string in {text_key!r}, got {error} "
+        f"in line {number} of {span.path}."
       ) from None
   return documents
 

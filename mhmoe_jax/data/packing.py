@@ -1,9 +1,9 @@
 """Windows of tokens to batches of rows, each row several segments long.
 
-seqio's own packing holds sequence_length windows at once: memory, the wait for the first
-batch and the state saved with the iterator grow with the square of the length (at 8192
-tokens 4.7 GB, 12 s and 1 GB). This one holds a single row. On up to sequence_length
-windows both pack alike; a test compares them.
+seqio's own packing holds sequence_length windows at once: memory, the wait for the
+first batch and the state saved with the iterator grow with the square of the length (at
+8192 tokens 4.7 GB, 12 s and 1 GB). This one holds a single row. Up to sequence_length
+windows, both pack alike; a test compares them.
 """
 
 from mhmoe_jax.data.quiet import tf

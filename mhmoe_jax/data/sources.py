@@ -4,8 +4,10 @@ Every one yields {"targets": UTF-8 text, "is_last": whether a document ends with
 that tasks.py need not know where text comes from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import importlib.resources
+import re
 
 import numpy as np
 
@@ -13,6 +15,9 @@ from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.jsonl import read_documents
 from mhmoe_jax.data.quiet import seqio, tf, tfds
 from mhmoe_jax.data.spans import Span, cut_spans, find_files, read_span
+
+# A process that shuffles its share should have several spans to shuffle.
+_SPANS_PER_SHARD = 16
 
 
 def make_source(cfg: DataConfig) -> seqio.DataSource:
@@ -33,6 +38,25 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
   return FileSource(
     {"train": find_files(train), "validation": find_files(valid)}, text_key
   )
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+  """Raises what a FileSource raised while tf.data read it.
+
+  tf.data turns the exception of a Python function into text, with a traceback, and
+  raises that.
+
+  Raises:
+    ValueError: a file is not UTF-8, or a line of JSONL is not a document.
+  """
+  try:
+    yield
+  except tf.errors.InvalidArgumentError as error:
+    raised = re.search(r"ValueError: (.*)", error.message)
+    if raised is None:
+      raise
+    raise ValueError(raised[1]) from None
 
 
 class FileSource(seqio.DataSource):
@@ -59,11 +83,13 @@ class FileSource(seqio.DataSource):
   def get_dataset(
     self, split="train", shuffle=True, seed=None, shard_info=None, **unused_kwargs
   ) -> tf.data.Dataset:
-    shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
-    spans = cut_spans(self._split_to_paths[split], shard_info.num_shards)
+    paths = self._split_to_paths[split]
+    least = _SPANS_PER_SHARD * shard_info.num_shards if shard_info else 1
+    spans = cut_spans(paths, least)
     columns = Span(*(np.array(column) for column in zip(*spans, strict=True)))
     ds = tf.data.Dataset.from_tensor_slices(columns)
-    ds = ds.shard(shard_info.num_shards, shard_info.index)
+    if shard_info:
+      ds = ds.shard(shard_info.num_shards, shard_info.index)
     if shuffle:
       ds = ds.shuffle(len(spans), seed=seed)
     return ds.map(self._read).unbatch()

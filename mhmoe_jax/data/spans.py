@@ -1,11 +1,11 @@
 """Files of text, checked at the door and read in spans of whole lines.
 
-A span is the unit that is shuffled and dealt to processes. It is a range of bytes, made
-from the size of the file alone; what belongs to it are the lines that start in it. So a
-process reads no more than its share, and one large file can feed a whole pod.
+A span is what is shuffled and dealt to processes. It is a range of bytes, made from the
+size of the file alone; the lines that start in it belong to it. So a process reads no
+more than its share, and one large file can feed a whole pod.
 
-seqio's TextLineDataSource deals whole files, drops carriage returns, adds a last line end
-and does not know where a file stops.
+seqio's TextLineDataSource deals whole files, drops carriage returns, adds a last line
+end and does not know where a file stops.
 """
 
 import codecs
@@ -18,9 +18,7 @@ from mhmoe_jax.data.quiet import tf
 # but at least a chunk of each. The rest is checked when it is read.
 _CHECKED_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**20
-# A process shuffles its spans, so it should have several. The last window of a span is
-# short, so they should be long.
-_SPANS_PER_PROCESS = 16
+# Spans should be long, because the last window of a span is short.
 _MAX_SPAN_BYTES = 2**20
 
 
@@ -51,13 +49,9 @@ def find_files(patterns: str) -> list[str]:
   """
   paths = []
   for pattern in patterns.split(","):
-    matches = [
-      path for path in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(path)
-    ]
+    matches = [p for p in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(p)]
     if not matches:
-      raise ValueError(
-        f"Every pattern must match a file, got no match for {pattern!r}."
-      )
+      raise ValueError(f"Every pattern must match a file, got none for {pattern!r}.")
     paths += sorted(matches)
   for path in paths:
     check_utf8(path, _CHECKED_BYTES // len(paths))
@@ -65,7 +59,7 @@ def find_files(patterns: str) -> list[str]:
 
 
 def check_utf8(path: str, length: int) -> None:
-  """Raises ValueError if a file is empty or its first bytes, about length, not UTF-8."""
+  """Raises ValueError if a file is empty or its first `length` bytes are not UTF-8."""
   decoder = codecs.getincrementaldecoder("utf-8")()
   offset = 0
   with tf.io.gfile.GFile(path, "rb") as file:
@@ -82,11 +76,13 @@ def check_utf8(path: str, length: int) -> None:
       offset += len(chunk)
 
 
-def cut_spans(paths: Sequence[str], num_processes: int) -> list[Span]:
-  """Cuts files into spans, in order; together their lines are exactly the files."""
+def cut_spans(paths: Sequence[str], least: int) -> list[Span]:
+  """Cuts files into at least so many spans, if they have the bytes, of at most 1 MiB.
+
+  Read in order, the spans are exactly the files.
+  """
   sizes = [tf.io.gfile.stat(path).length for path in paths]
-  step = sum(sizes) // (_SPANS_PER_PROCESS * num_processes)
-  step = min(max(step, 1), _MAX_SPAN_BYTES)
+  step = min(max(sum(sizes) // least, 1), _MAX_SPAN_BYTES)
   return [
     Span(path, start, min(start + step, size))
     for path, size in zip(paths, sizes, strict=True)
@@ -123,6 +119,6 @@ def _find_line(file: tf.io.gfile.GFile, offset: int) -> int:
 
 def _not_utf8(error: UnicodeDecodeError, path: str, offset: int) -> ValueError:
   return ValueError(
-    f"A file of text must be UTF-8, got {error.reason} at byte {offset + error.start} of "
-    f"{path}."
+    f"A file of text must be UTF-8, got {error.reason} at byte {offset + error.start} "
+    f"of {path}."
   )

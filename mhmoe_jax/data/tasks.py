@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.quiet import seqio, tf
-from mhmoe_jax.data.sources import make_source
+from mhmoe_jax.data.sources import make_source, plain_errors
 
 
 def make_task(cfg: DataConfig, vocabulary: seqio.Vocabulary) -> seqio.Task:
@@ -42,20 +42,18 @@ def tokenize(ds: tf.data.Dataset, output_features) -> tf.data.Dataset:
   vocabulary = output_features["targets"].vocabulary
 
   def encode(example):
-    end = tf.fill([tf.cast(example["is_last"], tf.int32)], vocabulary.eos_id)
-    return {
-      "targets": tf.concat([vocabulary.encode_tf(example["targets"]), end], axis=0)
-    }
+    tokens = vocabulary.encode_tf(example["targets"])
+    eos = tf.fill([tf.cast(example["is_last"], tf.int32)], vocabulary.eos_id)
+    return {"targets": tf.concat([tokens, eos], axis=0)}
 
   return ds.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def cut_windows(ds: tf.data.Dataset, sequence_length) -> tf.data.Dataset:
   """Cuts each example into windows of sequence_length["targets"] tokens."""
+  length = sequence_length["targets"]
   return ds.flat_map(
-    lambda example: tf.data.Dataset.from_tensors(example).rebatch(
-      sequence_length["targets"]
-    )
+    lambda tokens: tf.data.Dataset.from_tensors(tokens).rebatch(length)
   )
 
 
@@ -86,6 +84,11 @@ def iterate_texts(cfg: DataConfig, split: str) -> Iterator[str]:
   Args:
     cfg: the data; its vocabulary is not used.
     split: "train" or "validation".
+
+  Raises:
+    ValueError: the text cannot be read.
   """
-  for example in make_source(cfg).get_dataset(split, shuffle=False).as_numpy_iterator():
-    yield example["targets"].decode()
+  ds = make_source(cfg).get_dataset(split, shuffle=False)
+  with plain_errors():
+    for example in ds.as_numpy_iterator():
+      yield example["targets"].decode()

@@ -1,8 +1,8 @@
 """Training of SentencePiece models that lose nothing.
 
 No normalisation, no spaces added or collapsed; line ends are tokens, and what the model
-has no piece for is spelt in bytes. So decoding gives the text back, and `token_bytes` of
-an encoded text sums to the bytes of the text: bits per byte are exact.
+has no piece for is spelt in bytes. So decoding gives the text back, and the counts of
+`count_token_bytes` sum to its bytes: bits per byte are exact.
 
 One exception: SentencePiece writes a space as U+2581. That character itself therefore
 becomes U+2582, its neighbour, which has three bytes like it.
@@ -13,9 +13,11 @@ import io
 import tempfile
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from mhmoe_jax.data.quiet import tf
 
+# A normalisation of one rule: U+2581 becomes U+2582.
 _RULES = "2581\t2582\n"
 # SentencePiece passes over sentences longer than its limit, so longer lines are cut: a
 # character has at most four bytes.
@@ -39,13 +41,17 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: str) -> Non
     ValueError: the texts are empty, or vocab_size is too small for their characters or
       too large for their number of pieces.
   """
+  # First, because SentencePiece would make an error of its own of one in the texts.
+  lines = list(_lines(texts))
+  if not lines:
+    raise ValueError("texts must hold some text, got 0 lines.")
   model = io.BytesIO()
   try:
     with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
       rules.write(_RULES)
       rules.flush()
       sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=_lines(texts),
+        sentence_iterator=iter(lines),
         model_writer=model,
         vocab_size=vocab_size,
         model_type="bpe",
@@ -64,12 +70,16 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: str) -> Non
       )
   except RuntimeError as error:
     # "INTERNAL: file(line) [condition] what is wrong"
-    reason = str(error).rpartition("] ")[2] or "there is no text."
+    reason = str(error).rpartition("] ")[2]
     raise ValueError(
-      f"vocab_size must suit the texts, got vocab_size={vocab_size}: {reason}"
+      f"vocab_size must suit the texts, got vocab_size={vocab_size}. SentencePiece: "
+      f"{reason}"
     ) from None
+  proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+  # The name of a temporary file, another one each time.
+  proto.normalizer_spec.ClearField("normalization_rule_tsv")
   with tf.io.gfile.GFile(path, "wb") as file:
-    file.write(model.getvalue())
+    file.write(proto.SerializeToString(deterministic=True))
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

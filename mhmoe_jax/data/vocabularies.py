@@ -1,9 +1,10 @@
 """Vocabularies of tokens, and how many bytes of text each token stands for.
 
 Losses per token of two vocabularies cannot be compared, bits per byte can:
-loss / log(2) * tokens / bytes. `token_bytes` supplies the bytes.
+loss / log(2) * tokens / bytes. `count_token_bytes` supplies the bytes.
 """
 
+from google.protobuf.message import DecodeError
 import numpy as np
 
 from mhmoe_jax.data.quiet import seqio, tf
@@ -15,18 +16,21 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
   The vocabulary "bytes" has 259 tokens: pad 0, eos 1, unk 2, then byte b at b + 3.
 
   Raises:
-    ValueError: there is no such file, or its pad id is not 0 or it has no eos id.
+    ValueError: the file is not there or not a model, or its pad id is not 0, or it has
+      no eos id.
   """
   if name == "bytes":
     return seqio.ByteVocabulary()
-  if not tf.io.gfile.exists(name):
-    raise ValueError(
-      "vocabulary must be 'bytes' or the path of a SentencePiece model, got no file "
-      f"at {name!r}."
-    )
   vocabulary = seqio.SentencePieceVocabulary(name)
-  # seqio packs up to the first 0 and pads with 0: another pad id would lose tokens.
-  pad_id, eos_id = vocabulary.tokenizer.pad_id(), vocabulary.eos_id
+  try:
+    tokenizer = vocabulary.tokenizer
+  except (tf.errors.OpError, DecodeError, RuntimeError) as error:
+    raise ValueError(
+      "vocabulary must be 'bytes' or the path of a SentencePiece model, got "
+      f"vocabulary={name!r} ({type(error).__name__})."
+    ) from None
+  # Targets are padded with 0, so 0 must not be a token of text.
+  pad_id, eos_id = tokenizer.pad_id(), tokenizer.eos_id()
   if pad_id != 0 or eos_id < 1:
     raise ValueError(
       "A SentencePiece model must have pad id 0 and an eos id, got "
@@ -35,12 +39,12 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
   return vocabulary
 
 
-def token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
+def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   """Returns token_bytes_V: the UTF-8 bytes of text that each token stands for.
 
-  pad, eos, unk and other control tokens stand for none. Exact for "bytes" and for models
-  of tokenizer.py. A SentencePiece model that normalises its text, or emits unk, stands
-  for a text that is not quite the original, and the count is of that text.
+  pad, eos, unk and other control tokens stand for none. The sum over an encoded text is
+  exactly its length for "bytes" and for models of tokenizer.py. Another SentencePiece
+  model may normalise the text or emit unk; then it is the length of what is left.
 
   Returns:
     (V,) int32, V = vocabulary.vocab_size.
@@ -61,7 +65,5 @@ def _piece_bytes(tokenizer, token: int) -> int:
     return 0
   if tokenizer.is_byte(token):
     return 1
-  # SentencePiece writes a space as U+2581, three bytes for one.
-  return len(
-    tokenizer.id_to_piece(token).replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
-  )
+  # SentencePiece writes a space as U+2581, which has three bytes.
+  return len(tokenizer.id_to_piece(token).replace("\u2581", " ").encode())

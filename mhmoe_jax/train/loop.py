@@ -78,14 +78,17 @@ def train(config: ConfigDict, workdir: str) -> Result:
   learning_rate = make_schedule(cfg.optimizer, cfg.train.num_steps)
   writer = MetricWriter(workdir, jax.process_index(), resume_step=start)
   tokens_per_step = cfg.train.batch_size * cfg.data.sequence_length
-  progress = ProgressLine(cfg.train.num_steps, tokens_per_step, start)
+  progress = ProgressLine(
+    cfg.train.num_steps, tokens_per_step, process_index=jax.process_index()
+  )
 
   def read_metrics(step: int, device_metrics: dict) -> None:
     """Waits for the metrics of a finished step; writes them; stops at NaN."""
     metrics = flatten_metrics(jax.device_get(device_metrics), cfg.model.period)
-    metrics["learning_rate"] = float(learning_rate(step - 1))
+    progress.tick(step)
     finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
     if step % cfg.train.log_every == 0 or step == cfg.train.num_steps or not finite:
+      metrics["learning_rate"] = float(learning_rate(step - 1))
       metrics["tokens_per_second"] = progress.show(step, metrics["loss"])
       writer.write(step, metrics)
     if not finite:

@@ -1,5 +1,7 @@
 """A run in a dozen lines: what was trained, how well, and what to try next."""
 
+import math
+
 import jax
 
 from mhmoe_jax.models.config import TransformerConfig
@@ -34,7 +36,7 @@ def describe(cfg: RunConfig, result: Result) -> str:
     f"at most {active:,} active per token",
     f"trained         {result.step} of {cfg.train.num_steps} steps",
   ]
-  if result.tokens_per_second:
+  if math.isfinite(result.tokens_per_second):
     lines.append(f"speed           {result.tokens_per_second:,.0f} tokens/s")
   if result.evaluation is not None:
     e = result.evaluation

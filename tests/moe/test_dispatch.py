@@ -41,7 +41,9 @@ def test_three_sub_tokens_three_experts_two_slots():
 def test_dropped_everywhere_is_exactly_zero():
   slots = dispatch.assign_slots(_route([[[0], [0]]], 1), capacity=1)
   x_EGCM = dispatch.to_experts(jnp.ones((1, 2, 3)), slots)
-  np.testing.assert_array_equal(dispatch.from_experts(x_EGCM, slots)[0, 1], jnp.zeros(3))
+  np.testing.assert_array_equal(
+    dispatch.from_experts(x_EGCM, slots)[0, 1], jnp.zeros(3)
+  )
 
 
 @pytest.mark.parametrize(

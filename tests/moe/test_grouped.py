@@ -46,7 +46,8 @@ def one_by_one(weights, x_TM, sizes_E):
 @pytest.mark.parametrize("backend", ["blocks", "ragged"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 @pytest.mark.parametrize(
-  ("gated", "bias", "norm"), [(False, True, False), (True, False, False), (False, True, True)]
+  ("gated", "bias", "norm"),
+  [(False, True, False), (True, False, False), (False, True, True)],
 )
 def test_equals_one_by_one(key, backend, sizes, gated, bias, norm):
   w_key, x_key, y_key = jax.random.split(key, 3)

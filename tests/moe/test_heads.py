@@ -14,7 +14,9 @@ def test_sub_tokens_are_contiguous_slices_in_token_order():
 @pytest.mark.parametrize("num_heads", [1, 2, 3, 6])
 def test_merge_inverts_split(num_heads):
   x_BLD = jnp.arange(2 * 5 * 6).reshape(2, 5, 6)
-  np.testing.assert_array_equal(merge_heads(split_heads(x_BLD, num_heads), num_heads), x_BLD)
+  np.testing.assert_array_equal(
+    merge_heads(split_heads(x_BLD, num_heads), num_heads), x_BLD
+  )
 
 
 def test_width_must_divide():

@@ -34,7 +34,9 @@ def make(key, config, width=D):
   params = layer.init(p_key, x_BLD)
   leaves, tree = jax.tree.flatten(params)
   noise = jax.random.split(n_key, len(leaves))
-  leaves = [w + 0.1 * jax.random.normal(k, w.shape) for w, k in zip(leaves, noise, strict=True)]
+  leaves = [
+    w + 0.1 * jax.random.normal(k, w.shape) for w, k in zip(leaves, noise, strict=True)
+  ]
   return layer, jax.tree.unflatten(tree, leaves), x_BLD
 
 
@@ -224,8 +226,14 @@ def test_oracle_of_the_transport_is_itself_checked(key):
     ({"top_k": 9}, "top_k must be at most num_experts, got top_k=9, num_experts=8."),
     ({"num_heads": 0}, "num_heads must be at least 1, got num_heads=0."),
     ({"num_linear": -1}, "num_linear must be at least 0, got num_linear=-1."),
-    ({"capacity_factor": 0.0}, "capacity_factor must be positive, got capacity_factor=0.0."),
-    ({"router": "best"}, "router must be one of linear, cosine, projected, got router='best'."),
+    (
+      {"capacity_factor": 0.0},
+      "capacity_factor must be positive, got capacity_factor=0.0.",
+    ),
+    (
+      {"router": "best"},
+      "router must be one of linear, cosine, projected, got router='best'.",
+    ),
   ],
 )
 def test_impossible_configs(changes, message):

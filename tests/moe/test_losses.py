@@ -40,6 +40,8 @@ def test_z_loss_by_hand():
 def test_padding_counts_in_neither():
   real = [[0.9, 0.1], [0.6, 0.4]]
   padded = _route([*real, [0.01, 0.99]], mask=[True, True, False])
-  np.testing.assert_allclose(balance_loss(padded), balance_loss(_route(real)), rtol=1e-6)
+  np.testing.assert_allclose(
+    balance_loss(padded), balance_loss(_route(real)), rtol=1e-6
+  )
   shifted = padded._replace(logits_GSE=padded.logits_GSE.at[0, 2].add(5.0))
   np.testing.assert_allclose(router_z_loss(shifted), 0.0, atol=1e-6)

@@ -13,7 +13,9 @@ def _route(experts, num_experts, padding=()):
   mask_GS = jnp.array([[s not in padding for s in range(S)]])
   logits_GSE = jnp.zeros((1, S, num_experts))
   route = routing.choose(logits_GSE, mask_GS, experts_GSK.shape[2], renormalize=False)
-  return route._replace(experts_GSK=jnp.where(mask_GS[..., None], experts_GSK, num_experts))
+  return route._replace(
+    experts_GSK=jnp.where(mask_GS[..., None], experts_GSK, num_experts)
+  )
 
 
 def test_two_tokens_of_two_heads_by_hand():

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 
 import jax
@@ -48,8 +47,10 @@ def make_state(mesh, seed=0, hidden=16):
   }
 
   def place(x):
-    spec = P("expert", None, "data") if np.ndim(x) == 3 else P()
-    return jax.device_put(x, NamedSharding(mesh, spec))
+    x = np.asarray(x)
+    spec = P("expert", None, "data") if x.ndim == 3 else P()
+    sharding = NamedSharding(mesh, spec)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
   return jax.tree.map(place, state)
 
@@ -154,7 +155,6 @@ def test_an_older_step_can_be_asked_for(restart, mesh):
 
 def test_config_and_params_are_read_alone(restart, mesh, tmp_path, monkeypatch):
   save_all(restart(), mesh, {1: None, 2: None})
-  # Reading orbax's files of the optimizer would fail.
   monkeypatch.chdir(tmp_path.parent)
   relative = tmp_path.name
   wanted = abstract(make_state(make_mesh(data=1, expert=2)))["params"]
@@ -434,132 +434,112 @@ def test_another_shape(restart, mesh, tmp_path):
 def test_another_dtype_or_tree(restart, mesh):
   checkpoints = restart()
   save_all(checkpoints, mesh, {1: None})
-  for name, change, text in [
-    (
-      "scale_D",
-      "float16",
-      "has shape (8,) bfloat16, the config gives shape (8,) float16",
-    ),
-    ("scale_D", None, "has shape (8,) bfloat16, the config gives no array"),
-    ("bias_D", "float32", "has no array, the config gives shape (8,) float32"),
+  bf16, f16 = "shape (8,) bfloat16", "shape (8,) float16"
+  for name, dtype, text in [
+    ("scale_D", "float16", f"has {bf16}, the config gives {f16}"),
+    ("scale_D", None, f"has {bf16}, the config gives no array"),
+    ("bias_D", "float16", f"has no array, the config gives {f16}"),
   ]:
     wanted = abstract(make_state(mesh))
     params = wanted["params"]["decoder"]
-    if change is None:
+    if dtype is None:
       del params[name]
     else:
-      params[name] = params["scale_D"].update(dtype=np.dtype(change))
+      params[name] = params["scale_D"].update(dtype=np.dtype(dtype))
     with pytest.raises(ValueError, match=re.escape(f"params/decoder/{name} {text}")):
       checkpoints.restore(wanted)
 
 
 # Other processes.
 
-CHILD = """
-import os, pathlib, signal, sys, time
-import jax
-from jax.sharding import NamedSharding, PartitionSpec as P
-import numpy as np
-from mhmoe_jax.train import checkpoint
-
-def state(mesh, seed):
-  w_ED = np.random.default_rng(seed).standard_normal((8, 4)).astype(np.float32)
-  def place(x, *spec):
-    sharding = NamedSharding(mesh, P(*spec))
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-  return {"step": place(np.int32(seed)), "params": {"w_ED": place(w_ED, "data")}}
-
-def abstract(state):
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-"""
-
-KILLED = """
-checkpoints = checkpoint.Checkpoints(sys.argv[1], keep_last=1)
-mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
-checkpoints.save(1, state(mesh, 1), b"iterator at 1", {}, 1.0)
-checkpoints.wait()
-
-def die(*args):
-  os.kill(os.getpid(), signal.SIGKILL)
-
-if sys.argv[2] == "before the commit":
-  checkpoint._RunHandler.finalize = die
-else:
-  checkpoint._RunHandler.finalize = lambda *args: time.sleep(60)
-checkpoints.save(2, state(mesh, 2), b"iterator at 2", {}, 0.5)
-if sys.argv[2] == "while writing":
-  while not any(pathlib.Path(sys.argv[1]).glob("checkpoints/2*/state*/*")):
-    time.sleep(0.001)
-  die()
-checkpoints.wait()
-"""
-
-
-def child_state(mesh, seed):
-  scope = {}
-  exec(textwrap.dedent(CHILD), scope)
-  return scope["state"](mesh, seed)
-
 
 def start_child(script, *args, **env):
+  header = """
+import os, pathlib, signal, sys, time
+import jax, numpy as np
+from mhmoe_jax.train import checkpoint
+from test_checkpoint import CONFIG, abstract, make_mesh, make_state
+"""
+  path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
   return subprocess.Popen(
-    [sys.executable, "-W", "error", "-c", CHILD + script, *map(str, args)],
-    env={**os.environ, **env},
+    [sys.executable, "-W", "error", "-c", header + script, *map(str, args)],
+    env={**os.environ, "PYTHONPATH": path, **env},
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
   )
 
 
+KILLED = """
+workdir, moment = sys.argv[1:]
+mesh = make_mesh(data=2, expert=4)
+checkpoints = checkpoint.Checkpoints(workdir, keep_last=1)
+checkpoints.save(1, make_state(mesh, 1), b"iterator at 1", CONFIG, 1.0)
+checkpoints.wait()
+
+def die(*args):
+  os.kill(os.getpid(), signal.SIGKILL)
+
+if moment == "before the commit":
+  checkpoint._RunHandler.finalize = die
+else:
+  checkpoint._RunHandler.finalize = lambda *args: time.sleep(60)
+checkpoints.save(2, make_state(mesh, 2), b"iterator at 2", CONFIG, 0.5)
+if moment == "while writing":
+  while not any(pathlib.Path(workdir).glob("checkpoints/2*/state*/*")):
+    time.sleep(0.001)
+  die()
+checkpoints.wait()
+"""
+
+
 @pytest.mark.parametrize("moment", ["while writing", "before the commit"])
-def test_kill_during_a_save(restart, tmp_path, moment):
+def test_kill_during_a_save(restart, mesh, tmp_path, moment):
   child = start_child(KILLED, tmp_path, moment)
   output, _ = child.communicate(timeout=120)
   assert child.returncode == -signal.SIGKILL, output
-  checkpoints_dir = tmp_path / "checkpoints"
-  assert len(list(checkpoints_dir.iterdir())) == 2  # Step 1, and what is left of 2.
+  found = tmp_path / "checkpoints"
+  assert len(list(found.iterdir())) == 2  # Step 1, and what is left of 2.
 
   checkpoints = restart(keep_last=1)
-  mesh = jax.make_mesh((8,), ("data",), (AxisType.Auto,))
   assert checkpoints.steps() == [1]
-  restored = checkpoints.restore(abstract(child_state(mesh, 1)))
+  restored = checkpoints.restore(abstract(make_state(mesh)))
   assert (restored.step, restored.data_state) == (1, b"iterator at 1")
-  assert_same_bits(restored.state, child_state(mesh, 1))
-  checkpoints.save(2, child_state(mesh, 2), b"", {}, 0.5)
-  checkpoints.wait()
-  assert [d.name for d in checkpoints_dir.iterdir()] == ["2"]
+  assert_same_bits(restored.state, make_state(mesh, seed=1))
+  # The next save also clears away what is left of step 2.
+  save_all(checkpoints, mesh, {3: 0.5})
+  assert [path.name for path in found.iterdir()] == ["3"]
 
 
 PAIR = """
 port, rank, workdir = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(f"localhost:{port}", 2, rank)
-mesh = jax.make_mesh((8,), ("data",), (jax.sharding.AxisType.Auto,))
+mesh = make_mesh(data=2, expert=4)
 checkpoints = checkpoint.Checkpoints(workdir, keep_last=3)
 for step in (1, 2, 3):
   data_state = f"iterator {rank} at {step}".encode() * (rank + 1)
-  checkpoints.save(step, state(mesh, step), data_state, {}, None)
+  checkpoints.save(step, make_state(mesh, step), data_state, CONFIG)
 checkpoints.wait()
 
-def found():
-  restored = checkpoints.restore(abstract(state(mesh, 0)))
+def restore():
+  restored = checkpoints.restore(abstract(make_state(mesh)))
   print("found", rank, restored.step, restored.data_state.decode())
-  for x, y in zip(*map(jax.tree.leaves, (restored.state, state(mesh, restored.step)))):
-    for a, b in zip(x.addressable_shards, y.addressable_shards):
-      np.testing.assert_array_equal(a.data, b.data)
+  saved = make_state(mesh, restored.step)
+  for x, y in zip(jax.tree.leaves(restored.state), jax.tree.leaves(saved)):
+    for a, b in zip(x.addressable_shards, y.addressable_shards, strict=True):
+      assert np.asarray(a.data).tobytes() == np.asarray(b.data).tobytes()
 
-found()
-if rank == 1:
-  # Damage that only one of the two can see.
+restore()
+if rank == 1:  # Damage that only one of the two can see.
   os.truncate(f"{workdir}/checkpoints/3/run/process_1", 5)
-found()
-checkpoints.save(3, state(mesh, 3), b"", {}, None)
+restore()
+checkpoints.save(3, make_state(mesh, 3), b"", CONFIG)
 checkpoints.close()
 """
 
 
-def test_two_processes(restart, tmp_path):
+def test_two_processes(restart, mesh, tmp_path):
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
     port = probe.getsockname()[1]
@@ -576,7 +556,6 @@ def test_two_processes(restart, tmp_path):
   assert "falling back to checkpoint 2" in outputs[0]
   assert "falling back" not in outputs[1]
   # One process cannot go on with the iterators of two, but with all the rest.
-  mesh = make_mesh(data=8, expert=1)
-  restored = restart().restore(abstract(child_state(mesh, 0)))
+  restored = restart().restore(abstract(make_state(mesh)))
   assert (restored.step, restored.data_state) == (3, None)
-  assert_same_bits(restored.state, child_state(mesh, 3))
+  assert_same_bits(restored.state, make_state(mesh, seed=3))

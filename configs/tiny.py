@@ -1,0 +1,35 @@
+"""Two minutes on two CPU cores: MH-MoE on Tiny Shakespeare, byte by byte.
+
+  mhmoe train --config configs/tiny.py --workdir runs/tiny
+
+`configs/tiny.py:dense` and `configs/tiny.py:smoe` are its baselines. The SMoE has as
+many parameters (its experts see whole tokens, h times wider, so they are h times
+narrower inside); the dense model has as many active ones, that is the FFNs a token uses.
+"""
+
+from configs import base
+
+
+def get_config(ffn: str = "mhmoe"):
+  """The config of `ffn`: "mhmoe", or the baseline "smoe" or "dense"."""
+  config = base.get_config()
+  config.model.ffn = ffn
+  config.model.num_layers = 4
+  config.model.embed_dim = 128
+  config.model.num_attention_heads = 4
+  config.model.ffn_dim = 256
+  config.model.moe.num_heads = 4
+  config.model.moe.num_experts = 8
+  config.model.moe.expert_dim = 128
+  if ffn == "smoe":
+    config.model.moe.expert_dim //= config.model.moe.num_heads
+
+  config.data.sequence_length = 128
+  config.optimizer.learning_rate = 4e-3
+  config.optimizer.warmup_steps = 50
+  config.train.num_steps = 1_200
+  config.train.batch_size = 8
+  config.train.log_every = 20
+  config.train.eval_every = 300
+  config.train.checkpoint_every = 300
+  return config

@@ -1,0 +1,65 @@
+"""The place of a tf.data iterator as bytes.
+
+A zip of a TensorFlow checkpoint, which holds all that is under way in the pipeline
+(shuffle buffer, open row, prefetched batches), and of a description of the pipeline,
+because the checkpoint does not know what it belongs to.
+"""
+
+from collections.abc import Mapping
+import io
+import json
+import os
+import tempfile
+import zipfile
+
+from mhmoe_jax.data.quiet import tf
+
+_PIPELINE = "pipeline.json"
+
+
+def save_iterator(iterator, pipeline: Mapping[str, str | int]) -> bytes:
+  """Returns the place of an iterator.
+
+  Args:
+    iterator: of a tf.data.Dataset.
+    pipeline: all that decides what the iterator yields, as JSON values.
+  """
+  state = io.BytesIO()
+  with (
+    tempfile.TemporaryDirectory() as directory,
+    zipfile.ZipFile(state, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+  ):
+    tf.train.Checkpoint(iterator=iterator).write(f"{directory}/iterator")
+    archive.writestr(_PIPELINE, json.dumps(pipeline))
+    for name in os.listdir(directory):
+      archive.write(f"{directory}/{name}", name)
+  return state.getvalue()
+
+
+def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) -> None:
+  """Moves an iterator to the place that save_iterator returned.
+
+  Raises:
+    ValueError: the state is not one, or its pipeline is another.
+  """
+  if not zipfile.is_zipfile(io.BytesIO(state)):
+    raise ValueError(
+      f"The state of a feed must be what save returned, got {len(state)} other bytes."
+    )
+  with (
+    tempfile.TemporaryDirectory() as directory,
+    zipfile.ZipFile(io.BytesIO(state)) as archive,
+  ):
+    saved = json.loads(archive.read(_PIPELINE))
+    differences = ", ".join(
+      f"{key}={saved.get(key)!r} in the state but {pipeline.get(key)!r} here"
+      for key in sorted(saved.keys() | pipeline.keys())
+      if saved.get(key) != pipeline.get(key)
+    )
+    if differences:
+      raise ValueError(
+        f"A feed restores only the state of an equal feed, got {differences}."
+      )
+    archive.extractall(directory)
+    checkpoint = tf.train.Checkpoint(iterator=iterator)
+    checkpoint.read(f"{directory}/iterator").assert_consumed()

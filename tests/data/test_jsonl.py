@@ -1,0 +1,51 @@
+"""JSONL: what is read, and what is said about a line that cannot be."""
+
+import json
+
+import pytest
+
+from mhmoe_jax.data import jsonl
+from mhmoe_jax.data.spans import Span, cut_spans
+
+
+def test_documents(tmp_path, nasty):
+  path = str(tmp_path / "a.jsonl")
+  documents = [nasty, "", "plain", nasty[::-1]]
+  with open(path, "w", encoding="utf-8", newline="") as file:
+    for index, document in enumerate(documents):
+      record = {"n": index, "text": document}
+      file.write(json.dumps(record, ensure_ascii=index % 2 == 0) + "\r\n\n")
+  for least in (1, 7, 1000):
+    read = [
+      document
+      for span in cut_spans([path], least)
+      for document in jsonl.read_documents(span, "text")
+    ]
+    assert read == [document.encode() for document in documents]
+
+
+@pytest.mark.parametrize(
+  ("line", "problem"),
+  [
+    ('{"text": "a"', "\"Expecting ',' delimiter\" at column 13"),
+    ('["a"]', "a list"),
+    ('{"txt": "a", "id": 3}', "the fields ['id', 'txt']"),
+    ('{"text": null}', "a NoneType"),
+    (
+      '{"text": "\\ud800"}',
+      "'utf-8' codec can't encode character '\\ud800' in position 0: surrogates not "
+      "allowed",
+    ),
+  ],
+)
+def test_names_file_and_line(tmp_path, line, problem):
+  path = tmp_path / "a.jsonl"
+  good = '{"text": "é"}\n'
+  path.write_text(good * 4 + line + "\n" + good, encoding="utf-8")
+  start = 2 * len(good.encode())
+  with pytest.raises(ValueError) as error:
+    jsonl.read_documents(Span(str(path), start, path.stat().st_size), "text")
+  assert str(error.value) == (
+    f"Every line must be a JSON object with a string in 'text', got {problem} in line 5 "
+    f"of {path}."
+  )

@@ -1,0 +1,186 @@
+"""Sources: everything once, in order or shuffled, whole or dealt to processes."""
+
+import dataclasses
+
+import pytest
+from tensorflow_datasets.core.utils import file_utils
+
+from mhmoe_jax.data.quiet import seqio, tf, tfds
+from mhmoe_jax.data.sources import make_source, plain_errors
+
+
+def _read(source, split="train", shuffle=False, seed=None, shard=None):
+  ds = source.get_dataset(split, shuffle=shuffle, seed=seed, shard_info=shard)
+  return [(e["targets"], bool(e["is_last"])) for e in ds.as_numpy_iterator()]
+
+
+@pytest.fixture
+def jsonl_cfg(cfg, tmp_path):
+  for name in ("train", "valid"):
+    lines = (f'{{"body": "{name} {n}{"é" * (n % 5)}"}}\n' for n in range(100))
+    (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+  return dataclasses.replace(
+    cfg,
+    source="jsonl",
+    train=f"{tmp_path}/train.jsonl",
+    valid=f"{tmp_path}/valid.jsonl",
+    text_key="body",
+  )
+
+
+class TinyNews(tfds.core.GeneratorBasedBuilder):
+  """Fifty documents to train on, five to test."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _info(self):
+    features = {"body": tfds.features.Text(), "number": tf.int64}
+    return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples(50), "test": self._generate_examples(5)}
+
+  def _generate_examples(self, size):
+    for number in range(size):
+      yield number, {"body": f"document {number} of {size}", "number": number}
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+  directory = str(tmp_path_factory.mktemp("tfds"))
+  TinyNews(data_dir=directory).download_and_prepare()
+  # $TFDS_DATA_DIR does the same, but TFDS reads it when it is imported.
+  tfds.core.add_data_dir(directory)
+  yield directory
+  file_utils.clear_registered_data_dirs()
+
+
+@pytest.fixture
+def tfds_cfg(cfg, tfds_dir):
+  return dataclasses.replace(
+    cfg,
+    source="tfds",
+    name="tiny_news:1.0.0",
+    train="train[:80%]",
+    valid="train[80%:]",
+    text_key="body",
+  )
+
+
+def test_bundled_corpus(cfg):
+  source = make_source(cfg)
+  for split, size in {"train": 1_003_857, "validation": 111_537}.items():
+    texts = _read(source, split)
+    text = b"".join(text for text, _ in texts)
+    assert len(text) == size
+    assert [is_last for _, is_last in texts] == [False] * (len(texts) - 1) + [True]
+    assert text.endswith(b"\n")
+  assert text.startswith(b"GREMIO:\nGood morrow, neighbour Baptista.\n")
+
+
+def test_text_keeps_every_byte_and_ends_every_file(text_cfg, tmp_path, nasty):
+  (tmp_path / "train_0.txt").write_bytes(nasty.encode())
+  texts = _read(make_source(text_cfg), shard=seqio.ShardInfo(0, 1))
+  ends = [index for index, (_, is_last) in enumerate(texts) if is_last]
+  assert len(ends) == 2
+  first = b"".join(text for text, _ in texts[: ends[0] + 1])
+  assert first == nasty.encode()
+  second = b"".join(text for text, _ in texts[ends[0] + 1 :])
+  assert second == (tmp_path / "train_1.txt").read_bytes()
+
+
+def test_jsonl(jsonl_cfg):
+  assert _read(make_source(jsonl_cfg), "validation")[:3] == [
+    (b"valid 0", True),
+    ("valid 1é".encode(), True),
+    ("valid 2éé".encode(), True),
+  ]
+
+
+def test_tfds(tfds_cfg):
+  source = make_source(tfds_cfg)
+  train, valid = (_read(source, split) for split in ("train", "validation"))
+  assert (len(train), len(valid)) == (40, 10)
+  assert {*train, *valid} == {(f"document {n} of 50".encode(), True) for n in range(50)}
+
+
+@pytest.mark.parametrize("kind", ["text_cfg", "jsonl_cfg", "tfds_cfg"])
+@pytest.mark.parametrize("process_count", [2, 3])
+def test_shards_are_disjoint_and_complete(request, kind, process_count):
+  cfg = request.getfixturevalue(kind)
+  task = seqio.Task("task", make_source(cfg), {}, shuffle_buffer_size=1)
+  shares = [
+    [
+      example["targets"]
+      for example in task.get_dataset(
+        split="train",
+        shuffle=False,
+        shard_info=seqio.ShardInfo(index, process_count),
+      ).as_numpy_iterator()
+    ]
+    for index in range(process_count)
+  ]
+  pieces = [piece for share in shares for piece in share]
+  whole = b"".join(text for text, _ in _read(task.source))
+  # Nothing in these texts occurs twice.
+  assert sum(map(len, pieces)) == len(whole)
+  assert len({*pieces}) == len(pieces)
+  assert all(piece in whole for piece in pieces)
+  sizes = [sum(map(len, share)) for share in shares]
+  assert min(sizes) > 0.7 * max(sizes)
+
+
+@pytest.mark.parametrize("kind", ["text_cfg", "jsonl_cfg"])
+def test_shuffles_by_seed(request, kind):
+  source = make_source(request.getfixturevalue(kind))
+  shard = seqio.ShardInfo(0, 1)
+  a, b, c = (_read(source, shuffle=True, seed=seed, shard=shard) for seed in (1, 1, 2))
+  in_order = _read(source, shard=shard)
+  assert a == b
+  assert a != c
+  assert a != in_order
+  assert sorted(a) == sorted(c) == sorted(in_order)
+
+
+def test_broken_line_becomes_a_plain_error(jsonl_cfg):
+  with open(jsonl_cfg.train, "a", encoding="utf-8") as file:
+    file.write('{"body": 1}\n')
+  source = make_source(jsonl_cfg)
+  with pytest.raises(ValueError) as error, plain_errors():
+    _read(source)
+  assert str(error.value) == (
+    "Every line must be a JSON object with a string in 'body', got a int in line 101 of "
+    f"{jsonl_cfg.train}."
+  )
+
+
+def test_other_errors_stay_what_they_are():
+  ds = tf.data.Dataset.from_tensors([1, 2]).map(
+    lambda x: tf.ensure_shape(x[x[0] :], [2])
+  )
+  with pytest.raises(tf.errors.InvalidArgumentError), plain_errors():
+    next(iter(ds))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"name": "nosuch:1.0.0"},
+      "TFDS must know name, got name='nosuch:1.0.0': Dataset nosuch not found.",
+    ),
+    (
+      {"train": "trian"},
+      "train must be a split of tiny_news:1.0.0, got train='trian': Unknown split "
+      "'trian'. Should be one of ['train', 'test'].",
+    ),
+    (
+      {"text_key": "number"},
+      "text_key must be one of body for tiny_news:1.0.0, got text_key='number'.",
+    ),
+  ],
+)
+def test_tfds_refuses(tfds_cfg, changes, message):
+  with pytest.raises(ValueError) as error:
+    make_source(dataclasses.replace(tfds_cfg, **changes))
+  assert str(error.value) == message

@@ -1,0 +1,64 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhmoe_jax.models.decoding import empty_caches, filter_logits, generate
+from mhmoe_jax.models.transformer import Decoder
+from tests.models.test_transformer import B, L, make
+
+
+@pytest.mark.parametrize("ffn", ["dense", "mhmoe"])
+def test_cached_decoding_equals_the_whole_sequence(key, ffn):
+  config, params, tokens_BL, positions_BL, segments_BL = make(key, ffn=ffn)
+  model = Decoder(config)
+  whole_BLV, _, _ = model.apply(params, tokens_BL, positions_BL, segments_BL)
+  caches, pieces = empty_caches(config, B, L), []
+  for start, stop in ((0, 5), (5, 6), (6, 8)):
+    cut = lambda x, a=start, b=stop: x[:, a:b]
+    piece, _, caches = model.apply(
+      params, cut(tokens_BL), cut(positions_BL), cut(segments_BL), caches, start
+    )
+    pieces.append(piece)
+  np.testing.assert_allclose(
+    jnp.concatenate(pieces, axis=1), whole_BLV, rtol=1e-4, atol=1e-5
+  )
+
+
+def test_greedy_generation_equals_repeated_argmax(key):
+  moe = {"dispatch": "einsum", "eval_capacity_factor": 0.1}
+  config, params, tokens_BL, *_ = make(key)
+  dropping = dataclasses.replace(config, moe=dataclasses.replace(config.moe, **moe))
+  new_BT = generate(
+    dropping, params["params"], tokens_BL[:, :3], key, num_tokens=4, temperature=0.0
+  )
+  sequence_BL = tokens_BL[:, :3]
+  for _ in range(4):
+    length = sequence_BL.shape[1]
+    positions_BL = jnp.broadcast_to(jnp.arange(length), (B, length))
+    logits_BLV, _, _ = Decoder(config).apply(
+      params, sequence_BL, positions_BL, jnp.ones((B, length), jnp.int32)
+    )
+    best_B = jnp.argmax(logits_BLV[:, -1], axis=-1)
+    sequence_BL = jnp.concatenate([sequence_BL, best_B[:, None]], axis=1)
+  np.testing.assert_array_equal(new_BT, sequence_BL[:, 3:])
+
+
+def test_filter_logits_by_hand():
+  logits_BV = jnp.log(jnp.array([[0.1, 0.4, 0.3, 0.2]]))
+  kept = lambda **options: np.isfinite(filter_logits(logits_BV, **options))[0].tolist()
+  assert kept(top_k=0, top_p=1.0) == [True] * 4
+  assert kept(top_k=2, top_p=1.0) == [False, True, True, False]
+  # 0.4 is not enough for 0.6, 0.4 + 0.3 is.
+  assert kept(top_k=0, top_p=0.6) == [False, True, True, False]
+  assert kept(top_k=0, top_p=0.0) == [False, True, False, False]
+
+
+def test_top_k_one_is_greedy(key):
+  config, params, tokens_BL, *_ = make(key)
+  run = lambda **options: generate(
+    config, params["params"], tokens_BL[:, :2], key, num_tokens=3, **options
+  )
+  np.testing.assert_array_equal(run(top_k=1, temperature=2.0), run(temperature=0.0))

@@ -1,0 +1,163 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhmoe_jax import MoeConfig
+from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.models.transformer import Decoder
+from mhmoe_jax.train.state import init_params
+
+CONFIG = TransformerConfig(
+  vocab_size=40,
+  num_layers=4,
+  embed_dim=16,
+  num_attention_heads=2,
+  ffn="mhmoe",
+  ffn_dim=24,
+  moe_every=2,
+  moe=MoeConfig(num_heads=4, num_experts=8, expert_dim=12),
+  activation="gelu",
+  use_bias=True,
+  norm="rmsnorm",
+  sub_ln=False,
+  rope_theta=1e4,
+  tie_embeddings=True,
+  dropout=0.0,
+  dtype="float32",
+  remat=False,
+)
+EINSUM = dataclasses.replace(CONFIG.moe, dispatch="einsum", eval_capacity_factor=0.5)
+VARIANTS = {
+  "mhmoe": {},
+  "mhmoe, einsum that drops": {"moe": EINSUM},
+  "smoe, layernorm, untied": {
+    "ffn": "smoe",
+    "norm": "layernorm",
+    "tie_embeddings": False,
+  },
+  "dense, sub-LN, swiglu": {"ffn": "dense", "sub_ln": True, "activation": "swiglu"},
+}
+B, L = 2, 8
+
+
+def make(key, **changes):
+  config = dataclasses.replace(CONFIG, **changes)
+  params = init_params(config, key)
+  tokens_BL = jax.random.randint(key, (B, L), 3, config.vocab_size)
+  positions_BL = jnp.broadcast_to(jnp.arange(L), (B, L))
+  return (
+    config,
+    {"params": params},
+    tokens_BL,
+    positions_BL,
+    jnp.ones((B, L), jnp.int32),
+  )
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
+def test_the_future_is_not_seen(key, variant):
+  config, params, tokens_BL, *rest = make(key, **variant)
+  apply = jax.jit(Decoder(config).apply)
+  logits_BLV, aux, _ = apply(params, tokens_BL, *rest)
+  assert (aux is None) == (config.ffn == "dense")
+  if config.moe is EINSUM:
+    assert (aux.stats.dropped > 0.1).all()
+  for t in range(1, L):
+    other = jax.random.randint(jax.random.key(t), (B, L - t), 3, config.vocab_size)
+    changed_BLV, _, _ = apply(params, tokens_BL.at[:, t:].set(other), *rest)
+    np.testing.assert_array_equal(changed_BLV[:, :t], logits_BLV[:, :t])
+    assert np.abs(changed_BLV[:, t] - logits_BLV[:, t]).max() > 1e-3
+
+
+def test_packed_documents_do_not_see_each_other(key):
+  """Two documents in one row and padding, against each document in a row of its own."""
+  config, params, tokens_BL, _, _ = make(key)
+  apply = jax.jit(Decoder(config).apply)
+  first, second = tokens_BL[:1, :3], tokens_BL[1:, :4]
+  packed = jnp.concatenate([first, second, jnp.zeros((1, 1), jnp.int32)], axis=1)
+  positions = jnp.array([[0, 1, 2, 0, 1, 2, 3, 0]])
+  segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]])
+  together, aux, _ = apply(params, packed, positions, segments)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  for document, where in ((first, slice(0, 3)), (second, slice(3, 7))):
+    n = document.shape[1]
+    ones = jnp.ones((1, n), jnp.int32)
+    alone, _, _ = apply(params, document, jnp.arange(n)[None], ones)
+    close(together[:, where], alone)
+  # The padding token is not in the routers' statistics: 7 tokens, 4 heads, 2 choices.
+  counts = aux.stats.load_HE * 7 * 2
+  close(counts, np.round(counts))
+
+
+def test_remat_and_scan_change_nothing(key):
+  config, params, *inputs = make(key)
+
+  def gradient(config):
+    loss = lambda p: jnp.sin(Decoder(config).apply(p, *inputs)[0]).sum()
+    return jax.jit(jax.grad(loss))(params)
+
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  jax.tree.map(
+    close, gradient(dataclasses.replace(config, remat=True)), gradient(config)
+  )
+
+
+def test_layers_are_initialised_differently_and_stacked(key):
+  _, params, *_ = make(key)
+  w_NEMF = params["params"]["layers"]["block_1"]["moe"]["experts"]["w_in_EMF"]
+  assert w_NEMF.shape == (2, 8, 4, 12)
+  assert np.abs(w_NEMF[0] - w_NEMF[1]).max() > 0.1
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_logits(key):
+  config, params, *inputs = make(key, dtype="bfloat16")
+  text = jax.jit(Decoder(config).apply).lower(params, *inputs).as_text()
+  assert "bf16" in text
+  logits_BLV, _, _ = Decoder(config).apply(params, *inputs)
+  expected_BLV, _, _ = Decoder(CONFIG).apply(params, *inputs)
+  assert logits_BLV.dtype == jnp.float32
+  assert np.median(np.abs(logits_BLV - expected_BLV)) < 0.05
+
+
+def test_dropout_is_only_in_training_and_follows_its_key(key):
+  config, params, *inputs = make(key, dropout=0.5)
+  model = Decoder(config, deterministic=False)
+  a, b, c = (
+    model.apply(params, *inputs, rngs={"dropout": jax.random.key(s)})[0]
+    for s in (0, 0, 1)
+  )
+  np.testing.assert_array_equal(a, b)
+  assert np.abs(a - c).max() > 1e-2
+  np.testing.assert_array_equal(
+    Decoder(config).apply(params, *inputs)[0], Decoder(CONFIG).apply(params, *inputs)[0]
+  )
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"ffn": "moe"}, "ffn must be one of dense, smoe, mhmoe, got ffn='moe'."),
+    (
+      {"num_attention_heads": 3},
+      "num_attention_heads must divide embed_dim into even widths, "
+      "got num_attention_heads=3, embed_dim=16.",
+    ),
+    (
+      {"moe": dataclasses.replace(CONFIG.moe, num_heads=3)},
+      "num_heads must divide embed_dim, got num_heads=3, embed_dim=16.",
+    ),
+    (
+      {"moe_every": 3},
+      "moe_every must divide num_layers, got moe_every=3, num_layers=4.",
+    ),
+    ({"dropout": 1.0}, "dropout must be in [0, 1), got dropout=1.0."),
+  ],
+)
+def test_impossible_configs(changes, message):
+  with pytest.raises(ValueError) as error:
+    dataclasses.replace(CONFIG, **changes)
+  assert str(error.value) == message

@@ -1,0 +1,171 @@
+"""One table decides every layout; mistakes are named; sharded equals unsharded."""
+
+import functools
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mhmoe_jax import AxisRules, MoeConfig, MultiHeadMoe, sharding
+
+MESHES = {
+  "data": {"data": 8},
+  "data, expert": {"data": 2, "expert": 4},
+  "data, expert, model": {"data": 2, "expert": 2, "model": 2},
+  "replica, expert": {"replica": 2, "expert": 4},
+}
+
+
+@pytest.mark.parametrize("fsdp", [False, True])
+@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+@pytest.mark.parametrize("dispatch", ["sorted", "einsum"])
+def test_sharded_equals_unsharded(key, mesh, dispatch, fsdp):
+  config = MoeConfig(
+    num_heads=2,
+    num_experts=8,
+    expert_dim=16,
+    dispatch=dispatch,
+    eval_capacity_factor=0.7,
+  )
+  layer = MultiHeadMoe(config)
+  x_BLD = jax.random.normal(key, (8, 3, 16))
+  mask_BL = jnp.arange(3)[None] < jnp.array([3, 2, 3, 1, 3, 3, 2, 3])[:, None]
+  params = layer.init(key, x_BLD)
+  params = jax.tree.map(lambda w: w + 0.1 * jnp.sin(w.size * w + 1), params)
+
+  @jax.jit
+  def run(params, x_BLD):
+    def loss(params, x_BLD):
+      y_BLD, aux = layer.apply(params, x_BLD, mask_BL)
+      return jnp.sin(y_BLD).sum() + aux.balance_loss, (y_BLD, aux)
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, x_BLD)
+
+  expected = run(params, x_BLD)
+  mesh = sharding.make_mesh(**mesh)
+  rules = sharding.FSDP if fsdp else sharding.REPLICATED
+  layout = sharding.tree_shardings(params, mesh, rules)
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(params, layout), sharding.place_batch(x_BLD, mesh)
+    actual = run(*placed)
+    text = run.lower(*placed).compile().as_text()
+  # Sums over devices come in another order.
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    actual,
+    expected,
+  )
+  (_, (y_BLD, _)), (grads, _) = actual
+  assert y_BLD.sharding.is_equivalent_to(sharding.batch_sharding(mesh), 3)
+  w_in = grads["params"]["experts"]["w_in_EMF"]
+  if mesh.shape["expert"] > 1:
+    assert w_in.sharding.shard_shape(w_in.shape)[0] == 8 // mesh.shape["expert"]
+    wanted = (
+      ("all-gather", "reduce-scatter") if dispatch == "sorted" else ("all-to-all",)
+    )
+    assert all(f"{name}(" in text for name in wanted), wanted
+
+
+def test_letters_become_axes():
+  rules = AxisRules(E="expert", F="model", D=("replica", "data"))
+  assert rules.spec("EMF") == P("expert", None, "model")
+  assert rules.spec("DP") == P(("replica", "data"), None)
+
+
+@pytest.mark.parametrize(
+  ("letters", "rules", "message"),
+  [
+    (
+      "EXF",
+      AxisRules(),
+      "dimension letters must be among .*, got 'X' in 'EXF' of moe/w",
+    ),
+    (
+      "EF",
+      AxisRules(E="model", F="model"),
+      r"a mesh axis may split one dimension only, got \('model', 'model'\) "
+      "for 'EF' of moe/w",
+    ),
+  ],
+)
+def test_mistakes_in_rules(letters, rules, message):
+  with pytest.raises(ValueError, match=message):
+    rules.spec(letters, "moe/w")
+
+
+def _shape(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def test_tree_shardings_follow_names_through_optimizer_states():
+  mesh = sharding.make_mesh(data=2, expert=4)
+  state = {
+    "step": _shape(),
+    "params": {"w_in_EMF": _shape(8, 4, 6), "layers": {"b_D": _shape(3, 16)}},
+    "opt_state": ({"w_in_EMF": _shape(8, 4, 6)}, {}),
+    "rng": _shape(2),
+  }
+  layout = sharding.tree_shardings(state, mesh, sharding.FSDP)
+  expert = NamedSharding(mesh, P("expert", "data", None))
+  assert layout["params"]["w_in_EMF"] == layout["opt_state"][0]["w_in_EMF"]
+  assert layout["params"]["w_in_EMF"].is_equivalent_to(expert, 3)
+  assert layout["params"]["layers"]["b_D"].spec == P(None, "data")
+  assert layout["rng"].spec == layout["step"].spec == P()
+
+
+@pytest.mark.parametrize(
+  ("tree", "message"),
+  [
+    (
+      {"moe": {"w_in_EMF": _shape(6, 4, 4)}},
+      "mesh axis 'expert' must divide dimension E of moe/w_in_EMF, got E=6, expert=4.",
+    ),
+    (
+      {"moe": {"w_in_EMF": _shape(6, 4)}},
+      "a parameter's name must end in one letter per dimension, "
+      "got moe/w_in_EMF with shape (6, 4).",
+    ),
+    (
+      {"moe": {"kernel": _shape(6, 4)}},
+      "a parameter's name must end in one letter per dimension, "
+      "got moe/kernel with shape (6, 4).",
+    ),
+  ],
+)
+def test_parameters_that_do_not_fit_are_named(tree, message):
+  mesh = sharding.make_mesh(data=2, expert=4)
+  with pytest.raises(ValueError) as error:
+    sharding.tree_shardings(tree, mesh, sharding.REPLICATED)
+  assert str(error.value) == message
+
+
+def test_mesh_sizes():
+  assert dict(sharding.make_mesh(expert=2).shape) == {
+    "replica": 1,
+    "data": 4,
+    "expert": 2,
+    "model": 1,
+  }
+  assert sharding.make_mesh(data=1).size == 1
+  with pytest.raises(ValueError) as error:
+    sharding.make_mesh(data=4, expert=4)
+  assert str(error.value) == (
+    "the mesh must not be larger than the number of devices, "
+    "got replica=1, data=4, expert=4, model=1 with 8 devices."
+  )
+  with pytest.raises(ValueError, match="mesh sizes must be at least 1"):
+    sharding.make_mesh(expert=0)
+
+
+def test_batch_must_divide():
+  mesh = sharding.make_mesh(data=2, expert=4)
+  sharding.check_batch(16, mesh)
+  with pytest.raises(ValueError) as error:
+    sharding.check_batch(12, mesh)
+  assert str(error.value) == (
+    "replica * data * expert of the mesh must divide batch_size, "
+    "got batch_size=12, replica=1, data=2, expert=4."
+  )
