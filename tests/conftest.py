@@ -2,9 +2,11 @@
 
 import os
 
-# Before jax starts. Child processes of the tests inherit both.
+# Before jax starts. Child processes of the tests inherit all.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# The suite compiles much and computes little: optimising the code only costs time.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

@@ -33,7 +33,7 @@ def test_sharded_equals_unsharded(key, mesh, dispatch, fsdp):
   layer = MultiHeadMoe(config)
   x_BLD = jax.random.normal(key, (8, 3, 16))
   mask_BL = jnp.arange(3)[None] < jnp.array([3, 2, 3, 1, 3, 3, 2, 3])[:, None]
-  params = layer.init(key, x_BLD)
+  params = jax.jit(layer.init)(key, x_BLD)
   params = jax.tree.map(lambda w: w + 0.1 * jnp.sin(w.size * w + 1), params)
 
   @jax.jit

@@ -102,3 +102,15 @@ def _build(kind: type, table: dict, where: str):
       )
     values[key] = value
   return kind(**values)
+
+
+def describe_changes(before: dict, now: dict, where: str = "") -> list[str]:
+  """One line for every key that differs between two configs."""
+  lines = []
+  for key in sorted(before.keys() | now.keys()):
+    old, new = before.get(key), now.get(key)
+    if isinstance(old, dict) and isinstance(new, dict):
+      lines += describe_changes(old, new, f"{where}{key}.")
+    elif old != new:
+      lines.append(f"{where}{key} was {old!r}, is {new!r}")
+  return lines

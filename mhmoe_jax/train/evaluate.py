@@ -93,7 +93,7 @@ def evaluation_batches(
 ) -> Iterator[tuple[Batch, int]]:
   """Validation batches on the devices of `mesh`, each with its bytes of text."""
   vocabulary = vocabularies.make_vocabulary(data.vocabulary)
-  token_bytes_V = vocabularies.token_bytes(vocabulary)
+  token_bytes_V = vocabularies.count_token_bytes(vocabulary)
   share = jax.process_index(), jax.process_count()
   for batch in feed.make_eval_feed(data, batch_size, *share):
     yield sharding.place_batch(batch, mesh), feed.count_bytes(batch, token_bytes_V)

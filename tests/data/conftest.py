@@ -1,6 +1,7 @@
 """Small texts and a config to change."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -10,6 +11,12 @@ NASTY = (
   "  two spaces,\ttab, \t both \n\n\r\nCR; 漢字かな交じり文。😀👩‍👩‍👧 e\u0301 é ﬁ Å\n"
   "\u3000ideographic\xa0no-break \u200b zero \x00 nul </s><pad><unk><0x41> ▂ end  "
 )
+
+
+@pytest.fixture
+def refuses():
+  """Returns a context that wants a ValueError with exactly this message."""
+  return lambda message: pytest.raises(ValueError, match=f"^{re.escape(message)}$")
 
 
 @pytest.fixture

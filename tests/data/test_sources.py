@@ -1,6 +1,7 @@
 """Sources: everything once, in order or shuffled, whole or dealt to processes."""
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 from tensorflow_datasets.core.utils import file_utils
@@ -32,10 +33,15 @@ class TinyNews(tfds.core.GeneratorBasedBuilder):
   """Fifty documents to train on, five to test."""
 
   VERSION = tfds.core.Version("1.0.0")
+  # Nothing to download. TFDS 4.9.10 looks for a list of downloads beside this file,
+  # with importlib_resources, which it does not install.
+  url_infos: ClassVar[dict] = {}
 
   def _info(self):
     features = {"body": tfds.features.Text(), "number": tf.int64}
-    return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+    return tfds.core.DatasetInfo(
+      builder=self, features=tfds.features.FeaturesDict(features)
+    )
 
   def _split_generators(self, dl_manager):
     return {"train": self._generate_examples(50), "test": self._generate_examples(5)}
@@ -142,16 +148,18 @@ def test_shuffles_by_seed(request, kind):
   assert sorted(a) == sorted(c) == sorted(in_order)
 
 
-def test_broken_line_becomes_a_plain_error(jsonl_cfg):
+def test_broken_line_becomes_a_plain_error(jsonl_cfg, refuses):
   with open(jsonl_cfg.train, "a", encoding="utf-8") as file:
     file.write('{"body": 1}\n')
   source = make_source(jsonl_cfg)
-  with pytest.raises(ValueError) as error, plain_errors():
+  with (
+    refuses(
+      "Every line must be a JSON object with a string in 'body', got a int in line 101 of "
+      f"{jsonl_cfg.train}."
+    ),
+    plain_errors(),
+  ):
     _read(source)
-  assert str(error.value) == (
-    "Every line must be a JSON object with a string in 'body', got a int in line 101 of "
-    f"{jsonl_cfg.train}."
-  )
 
 
 def test_other_errors_stay_what_they_are():
@@ -180,7 +188,6 @@ def test_other_errors_stay_what_they_are():
     ),
   ],
 )
-def test_tfds_refuses(tfds_cfg, changes, message):
-  with pytest.raises(ValueError) as error:
+def test_tfds_refuses(tfds_cfg, changes, message, refuses):
+  with refuses(message):
     make_source(dataclasses.replace(tfds_cfg, **changes))
-  assert str(error.value) == message

@@ -7,19 +7,19 @@ import pytest
 
 from mhmoe_jax.models.decoding import empty_caches, filter_logits, generate
 from mhmoe_jax.models.transformer import Decoder
-from tests.models.test_transformer import B, L, make
+from tests.models.test_transformer import B, L, apply, make
 
 
 @pytest.mark.parametrize("ffn", ["dense", "mhmoe"])
 def test_cached_decoding_equals_the_whole_sequence(key, ffn):
   config, params, tokens_BL, positions_BL, segments_BL = make(key, ffn=ffn)
   model = Decoder(config)
-  whole_BLV, _, _ = model.apply(params, tokens_BL, positions_BL, segments_BL)
+  whole_BLV, _, _ = apply(model, params, tokens_BL, positions_BL, segments_BL)
   caches, pieces = empty_caches(config, B, L), []
   for start, stop in ((0, 5), (5, 6), (6, 8)):
     cut = lambda x, a=start, b=stop: x[:, a:b]
-    piece, _, caches = model.apply(
-      params, cut(tokens_BL), cut(positions_BL), cut(segments_BL), caches, start
+    piece, _, caches = apply(
+      model, params, cut(tokens_BL), cut(positions_BL), cut(segments_BL), caches, start
     )
     pieces.append(piece)
   np.testing.assert_allclose(
@@ -38,8 +38,12 @@ def test_greedy_generation_equals_repeated_argmax(key):
   for _ in range(4):
     length = sequence_BL.shape[1]
     positions_BL = jnp.broadcast_to(jnp.arange(length), (B, length))
-    logits_BLV, _, _ = Decoder(config).apply(
-      params, sequence_BL, positions_BL, jnp.ones((B, length), jnp.int32)
+    logits_BLV, _, _ = apply(
+      Decoder(config),
+      params,
+      sequence_BL,
+      positions_BL,
+      jnp.ones((B, length), jnp.int32),
     )
     best_B = jnp.argmax(logits_BLV[:, -1], axis=-1)
     sequence_BL = jnp.concatenate([sequence_BL, best_B[:, None]], axis=1)

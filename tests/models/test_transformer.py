@@ -44,9 +44,14 @@ VARIANTS = {
 B, L = 2, 8
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, *inputs, **rngs):
+  return model.apply(params, *inputs, rngs=rngs)
+
+
 def make(key, **changes):
   config = dataclasses.replace(CONFIG, **changes)
-  params = init_params(config, key)
+  params = jax.jit(init_params, static_argnums=0)(config, key)
   tokens_BL = jax.random.randint(key, (B, L), 3, config.vocab_size)
   positions_BL = jnp.broadcast_to(jnp.arange(L), (B, L))
   return (
@@ -61,14 +66,14 @@ def make(key, **changes):
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS.keys())
 def test_the_future_is_not_seen(key, variant):
   config, params, tokens_BL, *rest = make(key, **variant)
-  apply = jax.jit(Decoder(config).apply)
-  logits_BLV, aux, _ = apply(params, tokens_BL, *rest)
+  model = Decoder(config)
+  logits_BLV, aux, _ = apply(model, params, tokens_BL, *rest)
   assert (aux is None) == (config.ffn == "dense")
   if config.moe is EINSUM:
     assert (aux.stats.dropped > 0.1).all()
   for t in range(1, L):
     other = jax.random.randint(jax.random.key(t), (B, L - t), 3, config.vocab_size)
-    changed_BLV, _, _ = apply(params, tokens_BL.at[:, t:].set(other), *rest)
+    changed_BLV, _, _ = apply(model, params, tokens_BL.at[:, t:].set(other), *rest)
     np.testing.assert_array_equal(changed_BLV[:, :t], logits_BLV[:, :t])
     assert np.abs(changed_BLV[:, t] - logits_BLV[:, t]).max() > 1e-3
 
@@ -76,17 +81,17 @@ def test_the_future_is_not_seen(key, variant):
 def test_packed_documents_do_not_see_each_other(key):
   """Two documents in one row and padding, against each document in a row of its own."""
   config, params, tokens_BL, _, _ = make(key)
-  apply = jax.jit(Decoder(config).apply)
+  model = Decoder(config)
   first, second = tokens_BL[:1, :3], tokens_BL[1:, :4]
   packed = jnp.concatenate([first, second, jnp.zeros((1, 1), jnp.int32)], axis=1)
   positions = jnp.array([[0, 1, 2, 0, 1, 2, 3, 0]])
   segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]])
-  together, aux, _ = apply(params, packed, positions, segments)
+  together, aux, _ = apply(model, params, packed, positions, segments)
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
   for document, where in ((first, slice(0, 3)), (second, slice(3, 7))):
     n = document.shape[1]
     ones = jnp.ones((1, n), jnp.int32)
-    alone, _, _ = apply(params, document, jnp.arange(n)[None], ones)
+    alone, _, _ = apply(model, params, document, jnp.arange(n)[None], ones)
     close(together[:, where], alone)
   # The padding token is not in the routers' statistics: 7 tokens, 4 heads, 2 choices.
   counts = aux.stats.load_HE * 7 * 2
@@ -117,8 +122,8 @@ def test_bfloat16_computes_in_bfloat16_with_float32_logits(key):
   config, params, *inputs = make(key, dtype="bfloat16")
   text = jax.jit(Decoder(config).apply).lower(params, *inputs).as_text()
   assert "bf16" in text
-  logits_BLV, _, _ = Decoder(config).apply(params, *inputs)
-  expected_BLV, _, _ = Decoder(CONFIG).apply(params, *inputs)
+  logits_BLV, _, _ = apply(Decoder(config), params, *inputs)
+  expected_BLV, _, _ = apply(Decoder(CONFIG), params, *inputs)
   assert logits_BLV.dtype == jnp.float32
   assert np.median(np.abs(logits_BLV - expected_BLV)) < 0.05
 
@@ -133,7 +138,8 @@ def test_dropout_is_only_in_training_and_follows_its_key(key):
   np.testing.assert_array_equal(a, b)
   assert np.abs(a - c).max() > 1e-2
   np.testing.assert_array_equal(
-    Decoder(config).apply(params, *inputs)[0], Decoder(CONFIG).apply(params, *inputs)[0]
+    apply(Decoder(config), params, *inputs)[0],
+    apply(Decoder(CONFIG), params, *inputs)[0],
   )
 
 

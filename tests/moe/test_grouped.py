@@ -28,7 +28,7 @@ def make_weights(key, gated, bias, norm):
   )
   keys = jax.random.split(key, len(shapes))
   return ExpertWeights(
-    *(s and jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
+    *(s and 0.3 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
   )
 
 

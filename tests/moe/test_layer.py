@@ -31,13 +31,18 @@ def make(key, config, width=D):
   p_key, n_key, x_key = jax.random.split(key, 3)
   layer = MultiHeadMoe(config)
   x_BLD = jax.random.normal(x_key, (B, L, width))
-  params = layer.init(p_key, x_BLD)
+  params = jax.jit(layer.init)(p_key, x_BLD)
   leaves, tree = jax.tree.flatten(params)
   noise = jax.random.split(n_key, len(leaves))
   leaves = [
     w + 0.1 * jax.random.normal(k, w.shape) for w, k in zip(leaves, noise, strict=True)
   ]
   return layer, jax.tree.unflatten(tree, leaves), x_BLD
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(layer, params, x_BLD, mask_BL=None):
+  return layer.apply(params, x_BLD, mask_BL)
 
 
 def run(layer, params, x_BLD, mask_BL=None):
@@ -82,7 +87,7 @@ def test_layer_equals_the_equations_written_out(key):
           out_M += gate_E[e] * (h_F @ p["experts"]["w_out_EFM"][e])
         merged.append(out_M)
       expected[b, t] = jnp.concatenate(merged) @ p["merge"]["w_0_DP"]
-  close(layer.apply(params, x_BLD)[0], expected)
+  close(apply(layer, params, x_BLD)[0], expected)
 
 
 def test_one_head_without_linear_layers_is_an_smoe(key):
@@ -97,7 +102,7 @@ def test_one_head_without_linear_layers_is_an_smoe(key):
   threshold = jnp.sort(gates_BLE)[..., -config.top_k, None]
   chosen_BLE = jnp.where(gates_BLE >= threshold, gates_BLE, 0)
   close(
-    layer.apply(params, x_BLD)[0], jnp.einsum("BLE,EBLD->BLD", chosen_BLE, every_EBLD)
+    apply(layer, params, x_BLD)[0], jnp.einsum("BLE,EBLD->BLD", chosen_BLE, every_EBLD)
   )
 
 
@@ -109,7 +114,7 @@ def test_one_expert_is_a_dense_ffn(key, dispatch):
     *(params["params"]["experts"].get(f) for f in ExpertWeights._fields)
   )
   y_RD = expert_ffn(jax.tree.map(lambda w: w[0], one), x_BLD.reshape(-1, D))
-  y_BLD, aux = layer.apply(params, x_BLD)
+  y_BLD, aux = apply(layer, params, x_BLD)
   close(y_BLD, y_RD.reshape(x_BLD.shape))
   close(aux.balance_loss, 1.0)
 
@@ -122,8 +127,8 @@ def test_experts_may_be_renumbered(key):
     "experts": jax.tree.map(lambda w: w[order], p["experts"]),
     "router": {"w_ME": p["router"]["w_ME"][:, order]},
   }
-  y_BLD, aux = layer.apply(params, x_BLD)
-  z_BLD, aux_z = layer.apply({"params": renumbered}, x_BLD)
+  y_BLD, aux = apply(layer, params, x_BLD)
+  z_BLD, aux_z = apply(layer, {"params": renumbered}, x_BLD)
   close(z_BLD, y_BLD)
   close(aux_z.stats.load_HE, aux.stats.load_HE[:, order])
 
@@ -133,7 +138,7 @@ def test_dropped_sub_tokens_add_exactly_zero(key):
     BASE, dispatch="einsum", eval_capacity_factor=1e-6, num_linear=0
   )
   layer, params, x_BLD = make(key, config)
-  y_BLD, aux = layer.apply(params, x_BLD)
+  y_BLD, aux = apply(layer, params, x_BLD)
   # One slot per expert and example: at most E * 1 choices of L * H * K survive.
   assert aux.stats.dropped >= 1 - 8 / (L * 4 * 2)
   np.testing.assert_array_equal(y_BLD[:, -1], jnp.zeros((B, D)))
@@ -142,13 +147,13 @@ def test_dropped_sub_tokens_add_exactly_zero(key):
 def test_padding_changes_nothing_and_gets_only_the_bias(key):
   layer, params, x_BLD = make(key, BASE)
   mask_BL = jnp.arange(L)[None] < jnp.array([[4], [4]])
-  y_BLD, aux = layer.apply(params, x_BLD, mask_BL)
-  z_BLD, aux_z = layer.apply(params, x_BLD.at[:, 4:].set(99.0), mask_BL)
+  y_BLD, aux = apply(layer, params, x_BLD, mask_BL)
+  z_BLD, aux_z = apply(layer, params, x_BLD.at[:, 4:].set(99.0), mask_BL)
   np.testing.assert_array_equal(y_BLD, z_BLD)
   jax.tree.map(np.testing.assert_array_equal, aux, aux_z)
   bias_D = params["params"]["merge"]["b_0_P"]
   np.testing.assert_array_equal(y_BLD[:, 4:], jnp.broadcast_to(bias_D, (B, 2, D)))
-  jax.tree.map(close, aux, layer.apply(params, x_BLD[:, :4])[1])
+  jax.tree.map(close, aux, apply(layer, params, x_BLD[:, :4])[1])
 
 
 @pytest.mark.parametrize("router", ["linear", "cosine", "projected"])
@@ -159,13 +164,12 @@ def test_the_future_is_not_seen_through_routing(key, router, dispatch):
     BASE, router=router, dispatch=dispatch, eval_capacity_factor=0.5
   )
   layer, params, x_BLD = make(key, config)
-  apply = jax.jit(layer.apply)
-  y_BLD, aux = apply(params, x_BLD)
+  y_BLD, aux = apply(layer, params, x_BLD)
   assert (aux.stats.dropped > 0.1) == (dispatch == "einsum")
   for t in range(1, L):
     for seed in range(3):
       other = jax.random.normal(jax.random.key(seed), (B, L - t, D))
-      z_BLD, _ = apply(params, x_BLD.at[:, t:].set(other))
+      z_BLD, _ = apply(layer, params, x_BLD.at[:, t:].set(other))
       np.testing.assert_array_equal(z_BLD[:, :t], y_BLD[:, :t])
       assert np.abs(z_BLD[:, t:] - y_BLD[:, t:]).max() > 0.01
 
@@ -187,7 +191,7 @@ def test_bfloat16_routes_like_float32(key):
   layer, params, x_BLD = make(key, BASE)
   x_BLD = x_BLD.astype(jnp.bfloat16)
   y_BLD, aux = MultiHeadMoe(BASE, dtype=jnp.bfloat16).apply(params, x_BLD)
-  z_BLD, _ = layer.apply(params, x_BLD)
+  z_BLD, _ = apply(layer, params, x_BLD)
   assert y_BLD.dtype == jnp.bfloat16
   assert aux.balance_loss.dtype == jnp.float32
   # bfloat16 has 8 bits, and a close call may go to another expert.
@@ -197,7 +201,7 @@ def test_bfloat16_routes_like_float32(key):
 def test_dropless_needs_no_mesh_axes_of_ours(key):
   """Inside somebody else's mesh the layer leaves the layout to them."""
   layer, params, x_BLD = make(key, BASE)
-  expected = layer.apply(params, x_BLD)[0]
+  expected = apply(layer, params, x_BLD)[0]
   mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
   with jax.set_mesh(mesh):
     close(jax.jit(layer.apply)(params, x_BLD)[0], expected)
@@ -213,11 +217,11 @@ def test_oracle_of_the_transport_is_itself_checked(key):
   x_BSM = x_BLD[..., :8]
   ones_GSK = jnp.ones((B, L, 2))
 
-  def apply(scale):
+  def scaled(scale):
     return apply_experts_dropless(x_BSM, experts_GSK, scale * ones_GSK, weights)
 
-  np.testing.assert_array_equal(apply(0.0), jnp.zeros_like(x_BSM))
-  close(apply(2.0), 2 * apply(1.0))
+  np.testing.assert_array_equal(scaled(0.0), jnp.zeros_like(x_BSM))
+  close(scaled(2.0), 2 * scaled(1.0))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""What a run tells while it trains: metrics rows, a progress line, a stop at NaN."""
+
+import math
+
+import jax
+
+from mhmoe_jax.train.config import RunConfig
+from mhmoe_jax.train.evaluate import Evaluation
+from mhmoe_jax.train.metrics import MetricWriter, ProgressLine, flatten_metrics
+from mhmoe_jax.train.optimizer import make_schedule
+
+
+class Report:
+  """The record of one run; a context manager, which closes its files.
+
+  Args:
+    cfg: of the run.
+    workdir: of the run.
+    start: the step it resumes from; rows after it are written anew.
+  """
+
+  def __init__(self, cfg: RunConfig, workdir: str, start: int):
+    self._cfg = cfg
+    self._learning_rate = make_schedule(cfg.optimizer, cfg.train.num_steps)
+    self._writer = MetricWriter(workdir, jax.process_index(), resume_step=start)
+    self.progress = ProgressLine(
+      cfg.train.num_steps,
+      cfg.train.batch_size * cfg.data.sequence_length,
+      process_index=jax.process_index(),
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._writer.close()
+
+  def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Waits for the metrics of a step, and writes them at log points.
+
+    Raises:
+      FloatingPointError: if the loss or a gradient is not finite; the row is written.
+    """
+    loss, grad_norm = map(float, jax.device_get((metrics["loss"], metrics["grad_norm"])))
+    self.progress.tick(step)
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    if step % self._cfg.train.log_every == 0 or not finite:
+      row = flatten_metrics(jax.device_get(metrics), self._cfg.model.period)
+      row["learning_rate"] = float(self._learning_rate(step - 1))
+      row["tokens_per_second"] = self.progress.show(step, loss)
+      self._writer.write(step, row)
+    if not finite:
+      raise FloatingPointError(
+        f"loss and gradients must be finite, got loss={loss}, grad_norm={grad_norm} "
+        f"at step {step}."
+      )
+
+  def evaluation(self, step: int, result: Evaluation) -> None:
+    """Writes and shows an evaluation."""
+    self._writer.write(
+      step,
+      {
+        "valid/loss": result.loss,
+        "valid/perplexity": result.perplexity,
+        "valid/bits_per_byte": result.bits_per_byte,
+      },
+    )
+    self.progress.note(
+      f"step {step}  validation: loss {result.loss:.4f}  "
+      f"bits per byte {result.bits_per_byte:.4f}"
+    )

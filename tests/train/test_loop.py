@@ -1,0 +1,175 @@
+"""A resumed run equals an uninterrupted one bit for bit, whatever interrupted it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mhmoe_jax.train import loop
+from mhmoe_jax.train.metrics import read_metrics
+from mhmoe_jax.train.restore import load_model
+
+SECONDS = ("tokens_per_second",)
+
+
+def rows(workdir):
+  """The record of a run without what depends on the clock."""
+  rows = read_metrics(pathlib.Path(workdir) / "metrics.jsonl")
+  return [{k: v for k, v in row.items() if k not in SECONDS} for row in rows]
+
+
+def assert_same_run(a, b):
+  assert rows(a) == rows(b)
+  (_, params_a), (_, params_b) = load_model(a), load_model(b)
+  jax.tree.map(np.testing.assert_array_equal, params_a, params_b)
+
+
+@pytest.fixture
+def whole(config, tmp_path):
+  """The uninterrupted run."""
+  workdir = str(tmp_path / "whole")
+  loop.train(config, workdir)
+  return workdir
+
+
+def test_a_run_learns_and_reports(config, tmp_path):
+  config.train.num_steps = 40
+  config.train.eval_every = 20
+  config.optimizer.learning_rate = 1e-2
+  result = loop.train(config, str(tmp_path / "run"))
+  losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
+  assert losses[-1] < losses[0] - 1.0
+  assert result.step == 40
+  assert result.evaluation.num_bytes == len((tmp_path / "valid.txt").read_bytes())
+  np.testing.assert_allclose(result.evaluation.load_NHE.sum(axis=-1), 1.0, rtol=1e-5)
+  assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_resume_after_sigterm(config, tmp_path, whole, monkeypatch):
+  """SIGTERM after step 3 saves step 3; the same command again goes on from there."""
+  workdir = str(tmp_path / "stopped")
+  place, seen = loop.sharding.place_batch, []
+
+  def place_and_kill(batch, mesh):
+    if batch["inputs"].shape[0] == config.train.batch_size:
+      seen.append(1)
+    if len(seen) == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return place(batch, mesh)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.sharding, "place_batch", place_and_kill)
+    stopped = loop.train(config, workdir)
+  assert (stopped.step, stopped.evaluation is None) == (3, False)
+  assert loop.train(config, workdir).step == 6
+  assert_same_run(workdir, whole)
+
+
+@pytest.mark.parametrize("after", [2, 5])
+def test_resume_after_sigkill(config, tmp_path, whole, after):
+  """Killed once the record shows step `after`, wherever the process then is."""
+  workdir = tmp_path / "killed"
+  program = (
+    "import json, sys; from ml_collections import ConfigDict;"
+    "from mhmoe_jax.train import loop;"
+    "loop.train(ConfigDict(json.loads(sys.argv[1])), sys.argv[2])"
+  )
+  child = subprocess.Popen(
+    [sys.executable, "-c", program, json.dumps(config.to_dict()), str(workdir)],
+    stderr=subprocess.DEVNULL,
+  )
+  record = workdir / "metrics.jsonl"
+  while not (record.exists() and f'"step": {after}' in record.read_text()):
+    assert child.poll() is None, "the run ended before it could be killed"
+    time.sleep(0.01)
+  child.kill()
+  child.wait()
+  loop.train(config, str(workdir))
+  assert_same_run(workdir, whole)
+
+
+def test_a_damaged_checkpoint_falls_back(config, tmp_path, whole, caplog):
+  config.train.num_steps = 4
+  workdir = tmp_path / "damaged"
+  loop.train(config, str(workdir))
+  newest = workdir / "checkpoints" / "4"
+  for path in newest.glob("state/**/*"):
+    if path.is_file():
+      path.write_bytes(b"")
+  config.train.num_steps = 6
+  config.optimizer.schedule = "constant"  # as in `rerun`, so that 4 and 6 steps agree
+  result = loop.train(config, str(workdir))
+  assert result.step == 6
+  assert "4" in caplog.text
+  assert "2" in caplog.text
+
+
+def test_a_finished_run_says_so(config, whole, capfd):
+  before = rows(whole)
+  result = loop.train(config, whole)
+  assert result.step == 6
+  assert result.evaluation.bits_per_byte > 0
+  assert "already trained to step 6" in capfd.readouterr().err
+  assert rows(whole)[: len(before)] == before
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):
+  config.optimizer.learning_rate = 1e30
+  config.optimizer.schedule = "constant"
+  config.optimizer.warmup_steps = 0
+  config.train.checkpoint_every = 1
+  workdir = tmp_path / "nan"
+  with pytest.raises(FloatingPointError) as error:
+    loop.train(config, str(workdir))
+  assert "loss and gradients must be finite, got loss=nan" in str(error.value)
+  bad = read_metrics(workdir / "metrics.jsonl")[-1]
+  assert f"at step {bad['step']}." in str(error.value)
+  assert not np.isfinite(bad["loss"])
+  saved = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
+  assert max(saved) == bad["step"] - 1
+
+
+def test_one_step_has_known_values(config, tmp_path):
+  """Golden: if this changes and nothing was meant to change, something is wrong."""
+  config.train.num_steps = 1
+  loop.train(config, str(tmp_path / "run"))
+  row = rows(tmp_path / "run")[0]
+  # At initialisation the loss is near log(264) = 5.58, and an untrained router is even.
+  np.testing.assert_allclose(row["loss"], 5.95, atol=0.5)
+  np.testing.assert_allclose(row["balance_loss"], 1.0, atol=0.2)
+  assert row["router/dropped"] == 0
+
+
+@pytest.mark.parametrize("ffn", ["dense", "smoe", "mhmoe"])
+def test_eight_devices_give_the_same_losses_as_one(config, tmp_path, ffn):
+  config.model.ffn = ffn
+  one = str(tmp_path / "one")
+  loop.train(config, one)
+  config.mesh.data, config.mesh.expert, config.mesh.fsdp = 2, 4, True
+  eight = str(tmp_path / "eight")
+  loop.train(config, eight)
+  keys = ["loss", "grad_norm", "valid/bits_per_byte"]
+  for a, b in zip(rows(one), rows(eight), strict=True):
+    for key in keys:
+      # Sums over devices come in another order; six AdamW steps amplify it.
+      np.testing.assert_allclose(b.get(key, 0), a.get(key, 0), rtol=2e-4)
+
+
+def test_a_checkpoint_restores_on_another_mesh(config, tmp_path, whole):
+  workdir = str(tmp_path / "moved")
+  config.mesh.data, config.mesh.expert = 2, 4
+  config.train.num_steps = 6
+  config.train.checkpoint_every = 6
+
+  full = config.copy_and_resolve_references()
+  loop.train(full, workdir)
+  config.mesh.data, config.mesh.expert = 1, 2
+  config.train.num_steps = 8
+  assert loop.train(config, workdir).step == 8
