@@ -8,7 +8,7 @@ train: $(VENV)/ready
 	$(BIN)/mhmoe train --config configs/tiny.py --workdir runs/tiny
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -17,19 +17,22 @@ def get_config(ffn: str = "mhmoe"):
   config.model.num_layers = 4
   config.model.embed_dim = 128
   config.model.num_attention_heads = 4
-  config.model.ffn_dim = 256
+  config.model.activation = "swiglu"
+  config.model.ffn_dim = 168
   config.model.moe.num_heads = 4
-  config.model.moe.num_experts = 8
-  config.model.moe.expert_dim = 128
+  config.model.moe.num_experts = 16
+  config.model.moe.expert_dim = 84
   if ffn == "smoe":
     config.model.moe.expert_dim //= config.model.moe.num_heads
 
-  config.data.sequence_length = 128
+  config.data.sequence_length = 64
   config.optimizer.learning_rate = 4e-3
+  config.optimizer.b2 = 0.99
+  config.optimizer.final_fraction = 0.0
   config.optimizer.warmup_steps = 50
-  config.train.num_steps = 1_200
-  config.train.batch_size = 8
+  config.train.num_steps = 1_400
+  config.train.batch_size = 16
   config.train.log_every = 20
-  config.train.eval_every = 300
-  config.train.checkpoint_every = 300
+  config.train.eval_every = 350
+  config.train.checkpoint_every = 350
   return config

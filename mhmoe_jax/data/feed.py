@@ -8,6 +8,7 @@ nor what is in them depends on the number of processes.
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
+import weakref
 
 import numpy as np
 
@@ -48,16 +49,20 @@ class Feed(Iterator[Batch]):
     options.experimental_external_state_policy = (
       tf.data.experimental.ExternalStatePolicy.IGNORE
     )
-    self._iterator = iter(ds.prefetch(_PREFETCHED_BATCHES).with_options(options))
+    ds = ds.prefetch(_PREFETCHED_BATCHES).with_options(options)
+    # tf.data's threads read ahead, in Python functions. At exit they have to stop
+    # before Python does, or they hang or abort the process.
+    self._iterators = [iter(ds)]
+    weakref.finalize(self, self._iterators.clear)
 
   def __next__(self) -> Batch:
     with plain_errors():
-      batch = next(self._iterator)
+      batch = next(self._iterators[0])
     return {key: tensor.numpy() for key, tensor in batch.items()}
 
   def save(self) -> bytes:
     """Returns the place of the feed."""
-    return save_iterator(self._iterator, self._pipeline)
+    return save_iterator(self._iterators[0], self._pipeline)
 
   def restore(self, state: bytes) -> None:
     """Moves to the place that `save` returned, in this process or another.
@@ -67,7 +72,7 @@ class Feed(Iterator[Batch]):
     Raises:
       ValueError: the state is not one, or that of a feed made from something else.
     """
-    restore_iterator(self._iterator, self._pipeline, state)
+    restore_iterator(self._iterators[0], self._pipeline, state)
 
 
 def make_train_feed(

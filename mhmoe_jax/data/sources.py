@@ -94,25 +94,29 @@ class FileSource(seqio.DataSource):
       ds = ds.shuffle(len(spans), seed=seed)
     return ds.map(self._read).unbatch()
 
+  def iterate_texts(self, split: str) -> Iterator[bytes]:
+    """Yields the texts of a split in order, without tensorflow."""
+    for span in cut_spans(self._split_to_paths[split], 1):
+      yield from self._read_texts(span)[0]
+
   def _read(self, span: Span) -> dict[str, tf.Tensor]:
+    def read(path, start, end):
+      texts, is_last = self._read_texts(Span(path.decode(), start, end))
+      # As objects, because numpy's own strings lose zero bytes at their end.
+      return np.array(texts, dtype=object), np.full(len(texts), is_last)
+
     # Without state, or an iterator over it could not be saved.
-    texts, is_last = tf.numpy_function(
-      self._read_numpy, span, (tf.string, tf.bool), stateful=False
-    )
+    texts, is_last = tf.numpy_function(read, span, (tf.string, tf.bool), stateful=False)
     return {
       "targets": tf.ensure_shape(texts, [None]),
       "is_last": tf.ensure_shape(is_last, [None]),
     }
 
-  def _read_numpy(self, path: bytes, start: int, end: int):
-    span = Span(path.decode(), start, end)
-    if self._text_key is None:
-      lines = read_span(span)
-      texts, is_last = [lines.text] if lines.text else [], lines.is_last
-    else:
-      texts, is_last = read_documents(span, self._text_key), True
-    # As objects, because numpy's own strings lose zero bytes at their end.
-    return np.array(texts, dtype=object), np.full(len(texts), is_last)
+  def _read_texts(self, span: Span) -> tuple[list[bytes], bool]:
+    if self._text_key is not None:
+      return read_documents(span, self._text_key), True
+    lines = read_span(span)
+    return [lines.text] if lines.text else [], lines.is_last
 
 
 class TfdsSource(seqio.TfdsDataSource):
@@ -137,6 +141,11 @@ class TfdsSource(seqio.TfdsDataSource):
       split=self._tfds_splits[split], shuffle_files=shuffle, read_config=config
     )
     return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
+
+  def iterate_texts(self, split: str) -> Iterator[bytes]:
+    """Yields the texts of a split in order."""
+    for example in self.get_dataset(split, shuffle=False).as_numpy_iterator():
+      yield example["targets"]
 
 
 def _make_tfds_source(cfg: DataConfig) -> TfdsSource:

@@ -1,4 +1,4 @@
-"""Text to windows of tokens, as a seqio Task, and back to texts for the tokenizer.
+"""Text to windows of tokens, as a seqio Task.
 
 A document is tokenised, ended with EOS and cut into windows of exactly sequence_length
 tokens; its last window is shorter. No token is lost and none is added but EOS. A plain
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.quiet import seqio, tf
-from mhmoe_jax.data.sources import make_source, plain_errors
+from mhmoe_jax.data.sources import make_source
 
 
 def make_task(cfg: DataConfig, vocabulary: seqio.Vocabulary) -> seqio.Task:
@@ -88,7 +88,5 @@ def iterate_texts(cfg: DataConfig, split: str) -> Iterator[str]:
   Raises:
     ValueError: the text cannot be read.
   """
-  ds = make_source(cfg).get_dataset(split, shuffle=False)
-  with plain_errors():
-    for example in ds.as_numpy_iterator():
-      yield example["targets"].decode()
+  for text in make_source(cfg).iterate_texts(split):
+    yield text.decode()

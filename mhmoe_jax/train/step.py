@@ -47,7 +47,7 @@ def make_train_step(
     else:
       grads, metrics = accumulate(state["params"], batch, key, num_targets)
     updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     new_state = {
       "step": state["step"] + 1,
       "params": optax.apply_updates(state["params"], updates),

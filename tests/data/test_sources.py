@@ -86,12 +86,14 @@ def test_bundled_corpus(cfg):
 
 def test_text_keeps_every_byte_and_ends_every_file(text_cfg, tmp_path, nasty):
   (tmp_path / "train_0.txt").write_bytes(nasty.encode())
-  texts = _read(make_source(text_cfg), shard=seqio.ShardInfo(0, 1))
+  source = make_source(text_cfg)
+  texts = _read(source, shard=seqio.ShardInfo(0, 1))
   ends = [index for index, (_, is_last) in enumerate(texts) if is_last]
   assert len(ends) == 2
   first = b"".join(text for text, _ in texts[: ends[0] + 1])
   assert first == nasty.encode()
   second = b"".join(text for text, _ in texts[ends[0] + 1 :])
+  assert b"".join(source.iterate_texts("train")) == first + second
   assert second == (tmp_path / "train_1.txt").read_bytes()
 
 
@@ -107,6 +109,7 @@ def test_tfds(tfds_cfg):
   source = make_source(tfds_cfg)
   train, valid = (_read(source, split) for split in ("train", "validation"))
   assert (len(train), len(valid)) == (40, 10)
+  assert [*source.iterate_texts("train")] == [text for text, _ in train]
   assert {*train, *valid} == {(f"document {n} of 50".encode(), True) for n in range(50)}
 
 
@@ -154,8 +157,8 @@ def test_broken_line_becomes_a_plain_error(jsonl_cfg, refuses):
   source = make_source(jsonl_cfg)
   with (
     refuses(
-      "Every line must be a JSON object with a string in 'body', got a int in line 101 of "
-      f"{jsonl_cfg.train}."
+      "Every line must be a JSON object with a string in 'body', got a int in line "
+      f"101 of {jsonl_cfg.train}."
     ),
     plain_errors(),
   ):

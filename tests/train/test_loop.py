@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_resume_after_sigterm(config, tmp_path, whole, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(loop.sharding, "place_batch", place_and_kill)
     stopped = loop.train(config, workdir)
-  assert (stopped.step, stopped.evaluation is None) == (3, False)
+  assert stopped.step == 3
   assert loop.train(config, workdir).step == 6
   assert_same_run(workdir, whole)
 
@@ -96,19 +97,15 @@ def test_resume_after_sigkill(config, tmp_path, whole, after):
 
 
 def test_a_damaged_checkpoint_falls_back(config, tmp_path, whole, caplog):
-  config.train.num_steps = 4
-  workdir = tmp_path / "damaged"
-  loop.train(config, str(workdir))
-  newest = workdir / "checkpoints" / "4"
+  newest = pathlib.Path(whole) / "checkpoints" / "6"
+  expected = rows(whole)
   for path in newest.glob("state/**/*"):
     if path.is_file():
       path.write_bytes(b"")
-  config.train.num_steps = 6
-  config.optimizer.schedule = "constant"  # as in `rerun`, so that 4 and 6 steps agree
-  result = loop.train(config, str(workdir))
-  assert result.step == 6
+  assert loop.train(config, whole).step == 6
+  assert "6" in caplog.text
   assert "4" in caplog.text
-  assert "2" in caplog.text
+  assert rows(whole) == expected
 
 
 def test_a_finished_run_says_so(config, whole, capfd):
@@ -136,17 +133,6 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):
   assert max(saved) == bad["step"] - 1
 
 
-def test_one_step_has_known_values(config, tmp_path):
-  """Golden: if this changes and nothing was meant to change, something is wrong."""
-  config.train.num_steps = 1
-  loop.train(config, str(tmp_path / "run"))
-  row = rows(tmp_path / "run")[0]
-  # At initialisation the loss is near log(264) = 5.58, and an untrained router is even.
-  np.testing.assert_allclose(row["loss"], 5.95, atol=0.5)
-  np.testing.assert_allclose(row["balance_loss"], 1.0, atol=0.2)
-  assert row["router/dropped"] == 0
-
-
 @pytest.mark.parametrize("ffn", ["dense", "smoe", "mhmoe"])
 def test_eight_devices_give_the_same_losses_as_one(config, tmp_path, ffn):
   config.model.ffn = ffn
@@ -163,13 +149,12 @@ def test_eight_devices_give_the_same_losses_as_one(config, tmp_path, ffn):
 
 
 def test_a_checkpoint_restores_on_another_mesh(config, tmp_path, whole):
-  workdir = str(tmp_path / "moved")
+  """8 devices to step 4, then 2 with the experts split otherwise, against 1 throughout."""
+  workdir = tmp_path / "moved"
   config.mesh.data, config.mesh.expert = 2, 4
-  config.train.num_steps = 6
-  config.train.checkpoint_every = 6
-
-  full = config.copy_and_resolve_references()
-  loop.train(full, workdir)
+  loop.train(config, str(workdir))
+  shutil.rmtree(workdir / "checkpoints" / "6")
   config.mesh.data, config.mesh.expert = 1, 2
-  config.train.num_steps = 8
-  assert loop.train(config, workdir).step == 8
+  assert loop.train(config, str(workdir)).step == 6
+  for a, b in zip(rows(whole), rows(workdir), strict=True):
+    np.testing.assert_allclose(b.get("loss", 0), a.get("loss", 0), rtol=2e-4)

@@ -1,0 +1,174 @@
+"""The commands of the README, and one clear line for whatever a user gets wrong."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+
+from mhmoe_jax import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
+SMALL = [
+  "--config.model.num_layers=2",
+  "--config.model.embed_dim=16",
+  "--config.model.num_attention_heads=2",
+  "--config.model.ffn_dim=16",
+  "--config.model.moe.expert_dim=8",
+  "--config.data.sequence_length=16",
+  "--config.mesh.data=1",
+  "--config.train.num_steps=2",
+]
+
+
+@pytest.fixture
+def text(tmp_path):
+  path = tmp_path / "text.txt"
+  path.write_text(TEXT * 20)
+  return [
+    "--config.data.source=text",
+    f"--config.data.train={path}",
+    f"--config.data.valid={path}",
+  ]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def train(workdir, *more):
+  config = ["--config=configs/tiny.py", f"--workdir={workdir}"]
+  return cli.main(["train", *config, *SMALL, *more])
+
+
+@pytest.mark.parametrize("ffn", ["mhmoe", "dense"])
+def test_train_sample_eval(tmp_path, text, capsys, ffn):
+  workdir = tmp_path / "run"
+  assert train(workdir, f"--config.model.ffn={ffn}", *text) == 0
+  shown = capsys.readouterr().out
+  for word in ("parameters", "bits per byte", "tokens/s", "a sample", "try next"):
+    assert word in shown
+  assert (workdir / "expert_load.png").exists() == (ffn == "mhmoe")
+  assert ("active experts" in shown) == (ffn == "mhmoe")
+
+  options = ["--prompt=the ", "--num_tokens=5", "--num_samples=2", "--top_k=9"]
+  assert cli.main(["sample", f"--workdir={workdir}", *options]) == 0
+  assert capsys.readouterr().out.count("the ") >= 2
+
+  other = tmp_path / "other.txt"
+  other.write_text("pack my box with five dozen liquor jugs\n")
+  assert cli.main(["eval", "--workdir", str(workdir), f"--text={other}"]) == 0
+  shown = capsys.readouterr().out
+  assert "bits per byte" in shown
+  assert "40 bytes" in shown
+
+
+def test_tokenizer_then_train_with_it(tmp_path, text, capsys):
+  model = tmp_path / "small.model"
+  config = ["--config=configs/tiny.py", *text]
+  command = ["tokenizer", *config, "--vocab_size=300", f"--out={model}"]
+  assert cli.main(command) == 0
+  assert str(model) in capsys.readouterr().out
+  vocabulary = f"--config.data.vocabulary={model}"
+  assert train(tmp_path / "a", vocabulary, *text) == 1
+  error = capsys.readouterr().err
+  assert "model.vocab_size must be at least the vocabulary's size, got" in error
+  more = [vocabulary, "--config.model.vocab_size=300", *text]
+  assert train(tmp_path / "b", *more) == 0
+
+
+def last_error(capsys):
+  error = capsys.readouterr().err.strip().splitlines()[-1]
+  assert error.startswith("mhmoe ")
+  return error.split("error: ", 1)[1]
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("model.moe.num_heads=3", "num_heads must divide embed_dim, got num_heads=3, embed_dim=16."),
+    ("model.moe.top_k=9", "top_k must be at most num_experts, got top_k=9, num_experts=8."),
+    ("model.moe.capacity_factor=0.0", "capacity_factor must be positive, got capacity_factor=0.0."),
+    ("model.vocab_size=100", "model.vocab_size must be at least the vocabulary's size, got"),
+    ("mesh.data=16", "the mesh must not be larger than the number of devices, got"),
+    ("mesh.data=3", "replica * data * expert of the mesh must divide batch_size, got"),
+    ("data.sequence_length=1", "sequence_length must be at least 2, got sequence_length=1."),
+    ("modle.ffn=dense", "modle"),
+    ("model.widht=3", "widht"),
+    ("model.embed_dim=wide", "wide"),
+  ],
+)
+def test_impossible_settings(tmp_path, capsys, flag, message):
+  assert train(tmp_path / "run", f"--config.{flag}") == 1
+  assert message in last_error(capsys)
+
+
+@pytest.mark.parametrize("problem", ["missing", "empty", "not UTF-8"])
+def test_bad_data_files(tmp_path, capsys, problem):
+  path = tmp_path / "bad.txt"
+  if problem == "empty":
+    path.write_bytes(b"")
+  elif problem == "not UTF-8":
+    path.write_bytes(b"fine so far \xff\xfe")
+  files = [f"--config.data.{split}={path}" for split in ("train", "valid")]
+  assert train(tmp_path / "run", "--config.data.source=text", *files) == 1
+  error = last_error(capsys)
+  assert str(path) in error
+  if problem == "not UTF-8":
+    assert "12" in error  # the offset
+
+
+def test_checkpoint_of_another_model(tmp_path, text, capsys):
+  assert train(tmp_path / "run", *text) == 0
+  capsys.readouterr()
+  assert train(tmp_path / "run", "--config.model.moe.expert_dim=12", *text) == 1
+  error = last_error(capsys)
+  assert "is of another model" in error
+  assert "(1, 8, 4, 8)" in error
+  assert "(1, 8, 4, 12)" in error
+
+
+def test_unwritable_workdir(tmp_path, capsys):
+  (tmp_path / "file").write_text("in the way")
+  assert train(tmp_path / "file" / "run") == 1
+  assert "cannot write" in last_error(capsys)
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["train"], "train needs --config"),
+    (["train", "--config=configs/none.py", "--workdir=x"], "configs/none.py"),
+    (["sample", "--workdir=nowhere"], "no checkpoint under nowhere"),
+    (["eval"], "eval needs --workdir"),
+    (["sample", "--workdir=x", "--top_p=2"], "top_p"),
+    (["train", "config", "--config=configs/tiny.py", "--workdir=x"], "'config'"),
+    (["sample", "--wrokdir=x"], "wrokdir"),
+  ],
+)
+def test_bad_commands(capsys, argv, message):
+  assert cli.main(argv) == 1
+  assert message in last_error(capsys)
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["help"]])
+def test_usage(capsys, argv):
+  assert cli.main(argv) == (argv != ["help"])
+  assert "mhmoe VERB" in capsys.readouterr().out
+
+
+def test_the_readme_example_runs():
+  readme = (ROOT / "README.md").read_text()
+  code = readme.split("```python\n")[1].split("```")[0]
+  scope = {}
+  exec(compile(code, "README.md", "exec"), scope)
+  assert scope["y_BLD"].shape == (2, 16, 256)
+  assert jax.numpy.isfinite(scope["loss"])
+
+
+def test_config_is_kept_with_the_checkpoint(tmp_path, text):
+  assert train(tmp_path / "run", *text) == 0
+  about = tmp_path / "run" / "checkpoints" / "2" / "run" / "about.json"
+  assert json.loads(about.read_text())["config"]["model"]["embed_dim"] == 16

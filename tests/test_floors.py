@@ -1,0 +1,119 @@
+"""The house has floors: who may import whom, and who may know which library."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "mhmoe_jax"
+
+# The first pattern that fits says which floor a module is on.
+FLOORS = (
+  ("cli", 7),
+  ("train.loop", 6),
+  ("train.summary", 6),
+  ("evals", 6),
+  ("analysis", 6),
+  ("train.objective", 4),
+  ("train", 5),
+  ("data", 5),
+  ("models", 3),
+  ("moe.experts", 2),
+  ("moe.layer", 2),
+  ("moe", 1),
+  ("sharding", 0),
+)
+# Library: who may import it.
+ONLY = {
+  "tensorflow": ("data",),
+  "seqio": ("data",),
+  "orbax": ("train.checkpoint",),
+  "optax": ("train",),
+  "ml_collections": ("cli", "train.config", "train.loop", "train.restore"),
+  "clu": ("train.metrics",),
+  "matplotlib": ("analysis",),
+  "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def is_in(module, names):
+  return any(module == name or module.startswith(name + ".") for name in names)
+
+
+def name_of(path):
+  parts = path.relative_to(PACKAGE).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor_of(module):
+  return next(floor for name, floor in FLOORS if is_in(module, (name,)))
+
+
+def imports_of(path):
+  """Full names of the modules (or names in modules) that a file imports."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{path}: imports are absolute"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_down(path):
+  module = name_of(path)
+  for imported in imports_of(path):
+    library = imported.split(".")[0]
+    if library in ONLY:
+      assert is_in(module, ONLY[library]), f"{module} must not import {library}"
+    assert library not in ("configs", "experiments", "tests"), f"{module}: {imported}"
+    if library != "mhmoe_jax" or not module:
+      continue
+    inner = imported.removeprefix("mhmoe_jax.")
+    if inner in {name_of(p) for p in SOURCES if p.name == "__init__.py"}:
+      continue  # `from mhmoe_jax import sharding` names a module, seen below
+    assert floor_of(inner) <= floor_of(module), f"{module} imports {inner}, a floor above"
+    rooms = {module.split(".")[0], inner.split(".")[0]}
+    assert rooms != {"data", "models"}, "data and models never see each other"
+
+
+def test_the_checks_see_something():
+  assert len(SOURCES) > 30
+  assert "tensorflow" in set(imports_of(PACKAGE / "data" / "quiet.py"))
+
+
+def loaded_by(statement):
+  """Top-level modules that a statement loads in a fresh interpreter."""
+  program = f"{statement}\nimport sys; print(*{{m.split('.')[0] for m in sys.modules}})"
+  run = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  return set(run.stdout.split())
+
+
+HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections", "matplotlib"}
+
+
+def test_the_layer_needs_jax_and_flax_only():
+  # flax itself loads optax and orbax where they are installed; what counts is that
+  # nothing of ours does, so they are hidden from it.
+  hide = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in HEAVY)
+  use = (
+    "import jax, jax.numpy as jnp\n"
+    "from mhmoe_jax import MoeConfig, MultiHeadMoe\n"
+    "layer = MultiHeadMoe(MoeConfig(num_heads=2, num_experts=4, expert_dim=8))\n"
+    "x_BLD = jnp.ones((1, 2, 8))\n"
+    "layer.apply(layer.init(jax.random.key(0), x_BLD), x_BLD)\n"
+  )
+  loaded_by(hide + use)
+
+
+@pytest.mark.parametrize(
+  "module", ["mhmoe_jax", "mhmoe_jax.models.decoding", "mhmoe_jax.train.step"]
+)
+def test_no_tensorflow_on_an_accelerator_box(module):
+  assert not {"tensorflow", "seqio"} & loaded_by(f"import {module}")

@@ -1,0 +1,127 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mhmoe_jax.train.config import resolve
+from mhmoe_jax.train.optimizer import make_optimizer
+from mhmoe_jax.train.state import make_state
+from mhmoe_jax.train.step import make_train_step
+
+
+def make_batch(rows=4, length=6):
+  """Tokens that count up; the last row is shorter, and padded."""
+  targets = jnp.arange(rows * length).reshape(rows, length) % 50 + 3
+  weights = jnp.ones((rows, length)).at[-1, length // 2 :].set(0.0)
+  return {
+    "inputs": jnp.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    "targets": targets,
+    "weights": weights,
+    "segments": weights.astype(jnp.int32),
+    "positions": jnp.broadcast_to(jnp.arange(length), targets.shape),
+  }
+
+
+def constant_params(params):
+  """The same numbers under any random number generator: waves over each array."""
+  return jax.tree.map(
+    lambda x: 0.3 * jnp.sin(1.0 + 0.7 * jnp.arange(x.size)).reshape(x.shape), params
+  )
+
+
+def one_step(config, accumulate_steps=1, params=None):
+  cfg = resolve(config)
+  optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
+  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
+  state["params"] = constant_params(state["params"]) if params is None else params
+  step = make_train_step(cfg.model, cfg.objective, optimizer, accumulate_steps)
+  return jax.jit(step)(state, make_batch())
+
+
+def test_golden_first_step(config):
+  """If this fails and you did not mean to change the model, the loss, the optimizer or
+  their defaults, something is wrong; if you did, update the numbers and say why."""
+  state, metrics = one_step(config)
+  actual = {
+    "loss": metrics["loss"],
+    "grad_norm": metrics["grad_norm"],
+    "balance_loss": metrics["balance_loss"][0],
+    "router_z_loss": metrics["router_z_loss"][0],
+    "distinct": metrics["router/distinct_experts"][0],
+    "param_norm": optax.tree.norm(state["params"]),
+  }
+  expected = {
+    "loss": 5.576885,
+    "grad_norm": 0.3088166,
+    "balance_loss": 1.0021764,
+    "router_z_loss": 4.4393086,
+    "distinct": 5.809524,
+    "param_norm": 18.881304,
+  }
+  assert actual.keys() == expected.keys(), {k: float(v) for k, v in actual.items()}
+  for name, value in expected.items():
+    np.testing.assert_allclose(actual[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_zero_weights_give_the_loss_of_guessing(config):
+  cfg = resolve(config)
+  shapes = jax.eval_shape(lambda: make_state(cfg.model, optax.identity(), 0))["params"]
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+  _, metrics = one_step(config, params=zeros)
+  np.testing.assert_allclose(metrics["loss"], np.log(cfg.model.vocab_size), rtol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_nothing_but_the_order_of_sums(config, parts):
+  """Without auxiliary losses, which are means over the parts."""
+  config.objective.balance_weight = 0.0
+  whole, metrics = one_step(config)
+  summed, metrics_summed = one_step(config, accumulate_steps=parts)
+  np.testing.assert_allclose(metrics_summed["loss"], metrics["loss"], rtol=1e-5)
+  np.testing.assert_allclose(metrics_summed["grad_norm"], metrics["grad_norm"], rtol=1e-4)
+  # Adam's first step is the sign of the gradient, where it is not nearly zero.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+    summed["params"],
+    whole["params"],
+  )
+
+
+def test_auxiliary_losses_of_the_parts_are_averaged(config):
+  config.objective.balance_weight = 1.0
+  _, alone = one_step(config)
+  _, parts = one_step(config, accumulate_steps=4)
+  # Were they summed, the gradient would be near four times as long.
+  assert parts["grad_norm"] < 1.5 * alone["grad_norm"]
+  assert 0.5 < parts["balance_loss"][0] / alone["balance_loss"][0] < 2
+
+
+def test_padding_has_no_influence(config):
+  cfg = resolve(config)
+  optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
+  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
+  step = jax.jit(make_train_step(cfg.model, cfg.objective, optimizer, 1))
+  batch = make_batch()
+  other = dict(batch)
+  for name in ("inputs", "targets"):
+    other[name] = jnp.where(batch["segments"] > 0, batch[name], 77)
+  jax.tree.map(np.testing.assert_array_equal, step(state, batch), step(state, other))
+
+
+def test_dropout_differs_between_steps(config):
+  config.model.dropout = 0.5
+  cfg = resolve(config)
+  optimizer = optax.set_to_zero()
+  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
+  step = jax.jit(make_train_step(cfg.model, cfg.objective, optimizer, 1))
+  state, first = step(state, make_batch())
+  _, second = step(state, make_batch())
+  assert abs(first["loss"] - second["loss"]) > 1e-4
+
+
+def test_config_is_hashable_for_jit(config):
+  cfg = resolve(config)
+  assert hash(cfg.model) == hash(dataclasses.replace(cfg.model))
