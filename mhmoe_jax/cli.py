@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     verbs[argv[0]](argv[1:])
   except (ValueError, OSError, FloatingPointError, flags.Error) as error:
     logging.debug("", exc_info=True)
-    print(f"mhmoe {argv[0]}: error: {error}", file=sys.stderr)
+    # Some libraries' messages have several lines; a user gets one.
+    print(f"mhmoe {argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1
   return 0
 
@@ -47,7 +48,9 @@ def train(argv: list[str]) -> None:
   """Trains, then shows what came of it."""
   values = _flags()
   flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
-  config_flags.DEFINE_config_file("config", None, flag_values=values)
+  config_flags.DEFINE_config_file(
+    "config", None, flag_values=values, sys_argv=["mhmoe", *argv]
+  )
   _parse(values, "train", argv, required=("config", "workdir"))
 
   from mhmoe_jax.analysis import figures
@@ -122,7 +125,10 @@ def evaluate(argv: list[str]) -> None:
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_string("text", None, "a plain-text file", flag_values=values)
   config_flags.DEFINE_config_dict(
-    "config", ConfigDict(checkpoint.load_config(workdir)), flag_values=values
+    "config",
+    ConfigDict(checkpoint.load_config(workdir)),
+    flag_values=values,
+    sys_argv=["mhmoe", *argv],
   )
   _parse(values, "eval", argv)
   config = values.config
@@ -142,7 +148,9 @@ def evaluate(argv: list[str]) -> None:
 def tokenizer(argv: list[str]) -> None:
   """Trains a SentencePiece model on the training texts of a config."""
   values = _flags()
-  config_flags.DEFINE_config_file("config", None, flag_values=values)
+  config_flags.DEFINE_config_file(
+    "config", None, flag_values=values, sys_argv=["mhmoe", *argv]
+  )
   flags.DEFINE_integer("vocab_size", None, "pieces", 1, flag_values=values)
   flags.DEFINE_string("out", None, "path of the .model to write", flag_values=values)
   _parse(values, "tokenizer", argv, required=("config", "vocab_size", "out"))
@@ -171,7 +179,7 @@ def _parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) -
     rest = values([f"mhmoe {verb}", *argv])[1:]
   except (AttributeError, KeyError, TypeError, FileNotFoundError) as error:
     # ConfigDict's words for an unknown key and for a value of another type.
-    raise ValueError(" ".join(str(error).strip("\"'").split())) from error
+    raise ValueError(str(error).strip("\"'")) from error
   if values.help:
     print(values.main_module_help() or values.get_help())
     raise SystemExit(0)

@@ -89,7 +89,7 @@ def last_error(capsys):
   ("flag", "message"),
   [
     ("model.moe.num_heads=3", "num_heads must divide embed_dim, got num_heads=3, embed_dim=16."),
-    ("model.moe.top_k=9", "top_k must be at most num_experts, got top_k=9, num_experts=8."),
+    ("model.moe.top_k=17", "top_k must be at most num_experts, got top_k=17, num_experts=16."),
     ("model.moe.capacity_factor=0.0", "capacity_factor must be positive, got capacity_factor=0.0."),
     ("model.vocab_size=100", "model.vocab_size must be at least the vocabulary's size, got"),
     ("mesh.data=16", "the mesh must not be larger than the number of devices, got"),
@@ -126,8 +126,8 @@ def test_checkpoint_of_another_model(tmp_path, text, capsys):
   assert train(tmp_path / "run", "--config.model.moe.expert_dim=12", *text) == 1
   error = last_error(capsys)
   assert "is of another model" in error
-  assert "(1, 8, 4, 8)" in error
-  assert "(1, 8, 4, 12)" in error
+  assert "(1, 16, 4, 8)" in error
+  assert "(1, 16, 4, 12)" in error
 
 
 def test_unwritable_workdir(tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_unwritable_workdir(tmp_path, capsys):
   [
     (["train"], "train needs --config"),
     (["train", "--config=configs/none.py", "--workdir=x"], "configs/none.py"),
-    (["sample", "--workdir=nowhere"], "no checkpoint under nowhere"),
+    (["sample", "--workdir=nowhere"], "no checkpoint under "),
     (["eval"], "eval needs --workdir"),
     (["sample", "--workdir=x", "--top_p=2"], "top_p"),
     (["train", "config", "--config=configs/tiny.py", "--workdir=x"], "'config'"),

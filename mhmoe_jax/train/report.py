@@ -44,7 +44,8 @@ class Report:
     loss, grad_norm = map(float, jax.device_get((metrics["loss"], metrics["grad_norm"])))
     self.progress.tick(step)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
-    if step % self._cfg.train.log_every == 0 or not finite:
+    last = step == self._cfg.train.num_steps
+    if step % self._cfg.train.log_every == 0 or last or not finite:
       row = flatten_metrics(jax.device_get(metrics), self._cfg.model.period)
       row["learning_rate"] = float(self._learning_rate(step - 1))
       row["tokens_per_second"] = self.progress.show(step, loss)

@@ -121,6 +121,12 @@ def test_eval_is_one_pass_in_order_with_every_byte(cfg, tmp_path, nasty):
     assert not value[rows % 4 :].any()
 
 
+def test_counts_no_bytes_without_weight():
+  token_bytes_V = np.array([0, 0, 0, 1, 4])
+  batch = {"targets": np.array([[3, 4, 4, 0]]), "weights": np.array([[1.0, 1, 0, 0]])}
+  assert count_bytes(batch, token_bytes_V) == 5
+
+
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_eval_batches_do_not_depend_on_processes(text_cfg, process_count):
   whole = list(make_eval_feed(text_cfg, 8))
@@ -200,8 +206,9 @@ def test_process_ends_while_feeds_read_ahead(cfg, tmp_path):
 from mhmoe_jax.data import DataConfig
 from mhmoe_jax.data.feed import make_train_feed
 feeds = [make_train_feed({cfg!r}, 16) for _ in range(4)]
-for feed in feeds:
-  next(feed)
+for _ in range(20):
+  for feed in feeds:
+    next(feed)
 """
   # Without Feed's finalizer, one feed in three hangs here, or aborts.
   run = subprocess.run(

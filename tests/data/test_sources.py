@@ -54,7 +54,9 @@ class TinyNews(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
   directory = str(tmp_path_factory.mktemp("tfds"))
-  TinyNews(data_dir=directory).download_and_prepare()
+  # Three files: two processes share files, four share documents.
+  config = tfds.download.DownloadConfig(num_shards=3)
+  TinyNews(data_dir=directory).download_and_prepare(download_config=config)
   # $TFDS_DATA_DIR does the same, but TFDS reads it when it is imported.
   tfds.core.add_data_dir(directory)
   yield directory
@@ -85,13 +87,14 @@ def test_bundled_corpus(cfg):
 
 
 def test_text_keeps_every_byte_and_ends_every_file(text_cfg, tmp_path, nasty):
-  (tmp_path / "train_0.txt").write_bytes(nasty.encode())
+  data = nasty.encode() + b"\0"
+  (tmp_path / "train_0.txt").write_bytes(data)
   source = make_source(text_cfg)
   texts = _read(source, shard=seqio.ShardInfo(0, 1))
   ends = [index for index, (_, is_last) in enumerate(texts) if is_last]
   assert len(ends) == 2
   first = b"".join(text for text, _ in texts[: ends[0] + 1])
-  assert first == nasty.encode()
+  assert first == data
   second = b"".join(text for text, _ in texts[ends[0] + 1 :])
   assert b"".join(source.iterate_texts("train")) == first + second
   assert second == (tmp_path / "train_1.txt").read_bytes()
@@ -114,7 +117,7 @@ def test_tfds(tfds_cfg):
 
 
 @pytest.mark.parametrize("kind", ["text_cfg", "jsonl_cfg", "tfds_cfg"])
-@pytest.mark.parametrize("process_count", [2, 3])
+@pytest.mark.parametrize("process_count", [2, 4])
 def test_shards_are_disjoint_and_complete(request, kind, process_count):
   cfg = request.getfixturevalue(kind)
   task = seqio.Task("task", make_source(cfg), {}, shuffle_buffer_size=1)
@@ -136,7 +139,7 @@ def test_shards_are_disjoint_and_complete(request, kind, process_count):
   assert len({*pieces}) == len(pieces)
   assert all(piece in whole for piece in pieces)
   sizes = [sum(map(len, share)) for share in shares]
-  assert min(sizes) > 0.7 * max(sizes)
+  assert min(sizes) > 0.4 * max(sizes)
 
 
 @pytest.mark.parametrize("kind", ["text_cfg", "jsonl_cfg"])

@@ -33,6 +33,16 @@ def test_spans_are_the_file(tmp_path, seed):
     assert all(data[piece.offset :].startswith(piece.text) for piece in texts)
 
 
+def test_a_line_belongs_to_the_span_it_starts_in(tmp_path):
+  path = _write(tmp_path / "a.txt", b"ab\ncd\nef")
+  texts = [spans.read_span(spans.Span(path, start, start + 1)) for start in range(8)]
+  assert [lines.text for lines in texts] == [
+    *(b"ab\n", b"", b""),
+    *(b"cd\n", b"", b""),
+    *(b"ef", b""),
+  ]
+
+
 def test_number_and_size_of_spans(tmp_path, monkeypatch):
   path = _write(tmp_path / "a.txt", b"12345678\n" * 100)
   assert len(spans.cut_spans([path], least=10)) == 10
@@ -59,12 +69,14 @@ def test_empty_file(tmp_path, refuses):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 1000])
-def test_not_utf8_at_the_door(tmp_path, monkeypatch, chunk, refuses):
+@pytest.mark.parametrize(
+  ("bad", "reason"),
+  [(b"\xff\n", "invalid start byte"), (b"\xe2\x82\n", "invalid continuation byte")],
+)
+def test_not_utf8_at_the_door(tmp_path, monkeypatch, chunk, bad, reason, refuses):
   monkeypatch.setattr(spans, "_CHUNK_BYTES", chunk)
-  path = _write(tmp_path / "a.txt", "ä€😀".encode() + b"ab\xff\n")
-  with refuses(
-    f"A file of text must be UTF-8, got invalid start byte at byte 11 of {path}."
-  ):
+  path = _write(tmp_path / "a.txt", "ä€😀".encode() + b"ab" + bad)
+  with refuses(f"A file of text must be UTF-8, got {reason} at byte 11 of {path}."):
     spans.find_files(path)
   spans.check_utf8(_write(tmp_path / "b.txt", "ä€😀".encode() * 9), length=10**9)
 
