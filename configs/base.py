@@ -28,6 +28,9 @@ def get_config() -> ConfigDict:
   model.dropout = 0.0
   model.dtype = "float32"  # of activations; "bfloat16" on accelerators
   model.remat = False  # recompute blocks in the backward pass, for memory
+  model.scan_unroll = (
+    1  # periods of blocks compiled in one piece: faster, more to compile
+  )
 
   model.moe = moe = ConfigDict()
   moe.num_heads = 4  # sub-tokens per token; must divide embed_dim

@@ -4,7 +4,7 @@
 
 `configs/tiny.py:dense` and `configs/tiny.py:smoe` are its baselines. The SMoE has as
 many parameters (its experts see whole tokens, h times wider, so they are h times
-narrower inside); the dense model has as many active ones, that is the FFNs a token uses.
+narrower inside); the dense model is the same without experts.
 """
 
 from configs import base
@@ -15,24 +15,25 @@ def get_config(ffn: str = "mhmoe"):
   config = base.get_config()
   config.model.ffn = ffn
   config.model.num_layers = 4
-  config.model.embed_dim = 128
-  config.model.num_attention_heads = 4
+  config.model.embed_dim = 96
+  config.model.num_attention_heads = 2
   config.model.activation = "swiglu"
-  config.model.ffn_dim = 168
+  config.model.scan_unroll = 2
+  config.model.ffn_dim = 192
   config.model.moe.num_heads = 4
   config.model.moe.num_experts = 16
-  config.model.moe.expert_dim = 84
+  config.model.moe.expert_dim = 96
   if ffn == "smoe":
     config.model.moe.expert_dim //= config.model.moe.num_heads
 
-  config.data.sequence_length = 64
+  config.data.sequence_length = 128
   config.optimizer.learning_rate = 4e-3
   config.optimizer.b2 = 0.99
   config.optimizer.final_fraction = 0.0
   config.optimizer.warmup_steps = 50
-  config.train.num_steps = 1_400
-  config.train.batch_size = 16
+  config.train.num_steps = 1_100
+  config.train.batch_size = 8
   config.train.log_every = 20
-  config.train.eval_every = 350
-  config.train.checkpoint_every = 350
+  config.train.eval_every = 550
+  config.train.checkpoint_every = 275
   return config

@@ -12,7 +12,7 @@ Arrays are named with one letter per dimension, `x_BLD` or `w_in_EMF`:
 | G, S | routing groups; sub-tokens per group |
 | E, K, C | experts; experts per sub-token; slots per expert and group |
 | F, N | hidden width of an expert or FFN; layers |
-| P, R, T | output of a D -> D projection; router width; rows sorted by expert, T = S * K |
+| P, R, T | width after a D -> D projection; router width; rows sorted by expert |
 """
 
 from mhmoe_jax.moe.config import MoeConfig

@@ -70,9 +70,11 @@ def train(argv: list[str]) -> None:
     layers = range(cfg.model.period - 1, cfg.model.num_layers, cfg.model.period)
     figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
     print(f"expert load     {figure}")
-  options = {"num_samples": 1, "num_tokens": 300, "temperature": 0.8, "seed": 0}
-  text = sampling.sample_texts(cfg, result.params, "\n", **options)[0]
-  print("a sample\n" + textwrap.indent(text.strip(), "  | ", lambda _: True))
+  options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
+  texts = sampling.sample_texts(cfg, result.params, "\n", **options)
+  print("samples")
+  for text in texts:
+    print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
   print(summary.suggest(values["config"].config_filename, workdir))
 
 
@@ -81,10 +83,12 @@ def sample(argv: list[str]) -> None:
   values = _flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_string("prompt", "", "the text to continue", flag_values=values)
-  flags.DEFINE_integer("num_tokens", 256, "to add", 1, flag_values=values)
+  flags.DEFINE_integer(
+    "num_tokens", None, "to add; default: to the trained length", 1, flag_values=values
+  )
   flags.DEFINE_integer("num_samples", 1, "how many", 1, flag_values=values)
   flags.DEFINE_float("temperature", 0.8, "0: the likeliest", 0.0, flag_values=values)
-  flags.DEFINE_integer("top_k", 0, "draw among k tokens, 0: all", 0, flag_values=values)
+  flags.DEFINE_integer("top_k", 0, "among k tokens, 0: all", 0, flag_values=values)
   flags.DEFINE_float(
     "top_p", 1.0, "draw from the nucleus", 0.0, 1.0, flag_values=values
   )

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # From the slowest network to the fastest: `replica` spans slices over the data-centre
-# network, `model` wants neighbouring chips. All four are always there, of size 1 if unused.
+# network, `model` wants neighbouring chips. All are always there, of size 1 if unused.
 MESH_AXES = ("replica", "data", "expert", "model")
 BATCH_AXES = ("replica", "data", "expert")
 
@@ -70,7 +70,7 @@ class AxisRules:
 ACTIVATIONS = AxisRules(
   B=BATCH_AXES, G=("replica", "data"), E="expert", A="model", F="model"
 )
-# Experts over `expert`, hidden widths and attention heads over `model`, all else copied.
+# Experts over `expert`, hidden widths and attention heads over `model`; the rest whole.
 REPLICATED = AxisRules(E="expert", A="model", F="model")
 # The same, with every parameter's model width split over `data` too (ZeRO-3).
 FSDP = dataclasses.replace(REPLICATED, D="data", M="data")

@@ -1,12 +1,18 @@
 """A stricter world than the real one: eight devices, no silent broadcasting."""
 
 import os
+import tempfile
 
 # Before jax starts. Child processes of the tests inherit all.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # The suite compiles much and computes little: optimising the code only costs time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Many tests compile the same programs, in several processes.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _cache = tempfile.TemporaryDirectory(prefix="mhmoe_jax_cache_")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest

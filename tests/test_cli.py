@@ -48,7 +48,7 @@ def test_train_sample_eval(tmp_path, text, capsys, ffn):
   workdir = tmp_path / "run"
   assert train(workdir, f"--config.model.ffn={ffn}", *text) == 0
   shown = capsys.readouterr().out
-  for word in ("parameters", "bits per byte", "tokens/s", "a sample", "try next"):
+  for word in ("parameters", "bits per byte", "tokens/s", "samples", "try next"):
     assert word in shown
   assert (workdir / "expert_load.png").exists() == (ffn == "mhmoe")
   assert ("active experts" in shown) == (ffn == "mhmoe")
@@ -88,13 +88,28 @@ def last_error(capsys):
 @pytest.mark.parametrize(
   ("flag", "message"),
   [
-    ("model.moe.num_heads=3", "num_heads must divide embed_dim, got num_heads=3, embed_dim=16."),
-    ("model.moe.top_k=17", "top_k must be at most num_experts, got top_k=17, num_experts=16."),
-    ("model.moe.capacity_factor=0.0", "capacity_factor must be positive, got capacity_factor=0.0."),
-    ("model.vocab_size=100", "model.vocab_size must be at least the vocabulary's size, got"),
+    (
+      "model.moe.num_heads=3",
+      "num_heads must divide embed_dim, got num_heads=3, embed_dim=16.",
+    ),
+    (
+      "model.moe.top_k=17",
+      "top_k must be at most num_experts, got top_k=17, num_experts=16.",
+    ),
+    (
+      "model.moe.capacity_factor=0.0",
+      "capacity_factor must be positive, got capacity_factor=0.0.",
+    ),
+    (
+      "model.vocab_size=100",
+      "model.vocab_size must be at least the vocabulary's size, got",
+    ),
     ("mesh.data=16", "the mesh must not be larger than the number of devices, got"),
     ("mesh.data=3", "replica * data * expert of the mesh must divide batch_size, got"),
-    ("data.sequence_length=1", "sequence_length must be at least 2, got sequence_length=1."),
+    (
+      "data.sequence_length=1",
+      "sequence_length must be at least 2, got sequence_length=1.",
+    ),
     ("modle.ffn=dense", "modle"),
     ("model.widht=3", "widht"),
     ("model.embed_dim=wide", "wide"),

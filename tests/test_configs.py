@@ -61,8 +61,13 @@ def test_base_and_the_layer_agree_on_defaults():
 
 def test_tiny_baselines_have_as_many_parameters():
   tiny = importlib.import_module("configs.tiny")
-  count = lambda ffn: count_parameters(resolve(tiny.get_config(ffn)).model)
-  (total, active), (smoe_total, _), (dense_total, _) = map(count, ("mhmoe", "smoe", "dense"))
+
+  def count(ffn):
+    return count_parameters(resolve(tiny.get_config(ffn)).model)
+
+  (total, active), (smoe_total, _), (dense_total, _) = map(
+    count, ("mhmoe", "smoe", "dense")
+  )
   assert abs(smoe_total / total - 1) < 0.12
   assert dense_total < active
 

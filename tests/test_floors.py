@@ -76,7 +76,9 @@ def test_imports_point_down(path):
     inner = imported.removeprefix("mhmoe_jax.")
     if inner in {name_of(p) for p in SOURCES if p.name == "__init__.py"}:
       continue  # `from mhmoe_jax import sharding` names a module, seen below
-    assert floor_of(inner) <= floor_of(module), f"{module} imports {inner}, a floor above"
+    assert floor_of(inner) <= floor_of(module), (
+      f"{module} imports {inner}, a floor above"
+    )
     rooms = {module.split(".")[0], inner.split(".")[0]}
     assert rooms != {"data", "models"}, "data and models never see each other"
 

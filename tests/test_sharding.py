@@ -3,24 +3,24 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mhmoe_jax import AxisRules, MoeConfig, MultiHeadMoe, sharding
 
-MESHES = {
-  "data": {"data": 8},
-  "data, expert": {"data": 2, "expert": 4},
-  "data, expert, model": {"data": 2, "expert": 2, "model": 2},
-  "replica, expert": {"replica": 2, "expert": 4},
+LAYOUTS = {  # sizes of the mesh axes, and whether parameters are split over `data`
+  "data": ({"data": 8}, True),
+  "data, expert": ({"data": 2, "expert": 4}, False),
+  "data, expert, FSDP": ({"data": 2, "expert": 4}, True),
+  "data, expert, model": ({"data": 2, "expert": 2, "model": 2}, True),
+  "replica, expert": ({"replica": 2, "expert": 4}, False),
 }
 
 
-@pytest.mark.parametrize("fsdp", [False, True])
-@pytest.mark.parametrize("mesh", MESHES.values(), ids=MESHES.keys())
+@pytest.mark.parametrize(("mesh", "fsdp"), LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("dispatch", ["sorted", "einsum"])
 def test_sharded_equals_unsharded(key, mesh, dispatch, fsdp):
   config = MoeConfig(

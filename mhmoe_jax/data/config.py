@@ -26,7 +26,7 @@ class DataConfig:
     sequence_length: tokens per example, at least 2.
     shuffle_buffer: examples, each of up to sequence_length tokens, from which training
       draws at random.
-    seed: seed of all shuffling.
+    seed: seed of all shuffling, at least 0 and below 2**31.
   """
 
   source: str
@@ -63,8 +63,16 @@ class DataConfig:
         "vocabulary must be 'bytes' or the path of a SentencePiece model, got "
         f"vocabulary={self.vocabulary!r}."
       )
-    for field, least in (("sequence_length", 2), ("shuffle_buffer", 1), ("seed", 0)):
-      if getattr(self, field) < least:
-        raise ValueError(
-          f"{field} must be at least {least}, got {field}={getattr(self, field)}."
-        )
+    if self.sequence_length < 2:
+      raise ValueError(
+        f"sequence_length must be at least 2, got sequence_length={self.sequence_length}."
+      )
+    if self.shuffle_buffer < 1:
+      raise ValueError(
+        f"shuffle_buffer must be at least 1, got shuffle_buffer={self.shuffle_buffer}."
+      )
+    # An epoch number is put behind it, into 64 bits.
+    if not 0 <= self.seed < 2**31:
+      raise ValueError(
+        f"seed must be at least 0 and below 2**31, got seed={self.seed}."
+      )

@@ -1,5 +1,7 @@
 """Text from a trained model."""
 
+import logging
+
 import jax
 import jax.numpy as jnp
 
@@ -7,11 +9,29 @@ from mhmoe_jax.data.vocabularies import make_vocabulary
 from mhmoe_jax.models.decoding import generate
 from mhmoe_jax.train.config import RunConfig
 
+_log = logging.getLogger(__name__)
+
 
 def sample_texts(
-  cfg: RunConfig, params, prompt: str, *, num_samples: int, seed: int, **options
+  cfg: RunConfig,
+  params,
+  prompt: str,
+  *,
+  num_samples: int,
+  seed: int,
+  num_tokens: int | None = None,
+  **options,
 ) -> list[str]:
-  """Continues `prompt`; `options` are those of `decoding.generate`.
+  """Continues `prompt`.
+
+  Args:
+    cfg: of the run that trained the model.
+    params: its parameters.
+    prompt: the text to continue.
+    num_samples: how many continuations.
+    seed: of the draws.
+    num_tokens: how many tokens to add; None: as many as the model was trained to see.
+    **options: temperature, top_k, top_p of `decoding.generate`.
 
   Returns:
     Prompts with their continuations, which end at the end of a document.
@@ -19,8 +39,25 @@ def sample_texts(
   vocabulary = make_vocabulary(cfg.data.vocabulary)
   # Every training document begins with the padding token, 0.
   start = [0, *vocabulary.encode(prompt)]
+  room = cfg.data.sequence_length - len(start)
+  if num_tokens is None:
+    num_tokens = max(room, 1)
+  if num_tokens > room:
+    _log.warning(
+      "the model was trained on %d tokens at a time, this prompt and text are %d; "
+      "what is past that may be poor",
+      cfg.data.sequence_length,
+      len(start) + num_tokens,
+    )
   prompt_BL = jnp.tile(jnp.asarray(start, jnp.int32)[None], (num_samples, 1))
-  tokens_BT = generate(cfg.model, params, prompt_BL, jax.random.key(seed), **options)
+  tokens_BT = generate(
+    cfg.model,
+    params,
+    prompt_BL,
+    jax.random.key(seed),
+    num_tokens=num_tokens,
+    **options,
+  )
   texts = []
   for tokens in tokens_BT.tolist():
     if vocabulary.eos_id in tokens:

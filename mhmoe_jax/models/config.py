@@ -30,6 +30,7 @@ class TransformerConfig:
   dropout: float
   dtype: str
   remat: bool
+  scan_unroll: int
 
   def __post_init__(self):
     for name in (
@@ -39,6 +40,7 @@ class TransformerConfig:
       "num_attention_heads",
       "ffn_dim",
       "moe_every",
+      "scan_unroll",
     ):
       if getattr(self, name) < 1:
         raise ValueError(

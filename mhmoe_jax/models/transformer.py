@@ -140,6 +140,7 @@ class Decoder(nn.Module):
       split_rngs={"params": True, "dropout": True},
       in_axes=(nn.broadcast,) * 4 + (0,),
       length=cfg.num_layers // cfg.period,
+      unroll=cfg.scan_unroll,
     )(
       cfg, self.deterministic, name="layers"
     )(x_BLD, positions_BL, segments_BL > 0, mask_B1LT, jnp.asarray(start), caches)

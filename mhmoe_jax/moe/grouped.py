@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 
 class ExpertWeights(NamedTuple):
-  """Weights of E experts, stacked; without the leading E those of one. None = absent."""
+  """Weights of E experts, stacked; without the leading E, of one. None: absent."""
 
   w_in_EMF: jax.Array
   w_out_EFM: jax.Array
@@ -133,7 +133,7 @@ def _blocks_ffn(weights, x_TM, sizes_E):
 
 
 def _blocks_forward(weights, x_TM, sizes_E):
-  T, M = x_TM.shape
+  T = x_TM.shape[0]
   R = _block_size(T, sizes_E.shape[0])
   blocks = _cut_blocks(sizes_E, T, R)
   x_pad = jnp.pad(x_TM, ((0, R), (0, 0)))
@@ -154,7 +154,7 @@ def _blocks_forward(weights, x_TM, sizes_E):
 
 def _blocks_backward(residuals, dy_TM):
   weights, x_TM, sizes_E = residuals
-  T, M = x_TM.shape
+  T = x_TM.shape[0]
   R = _block_size(T, sizes_E.shape[0])
   blocks = _cut_blocks(sizes_E, T, R)
   x_pad, dy_pad = (jnp.pad(a, ((0, R), (0, 0))) for a in (x_TM, dy_TM))

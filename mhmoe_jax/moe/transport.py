@@ -9,8 +9,8 @@ does not depend on the number of experts per sub-token.
 import functools
 
 import jax
-from jax.sharding import PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from mhmoe_jax.moe import dispatch
 from mhmoe_jax.moe.grouped import ExpertWeights, grouped_ffn

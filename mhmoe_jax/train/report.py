@@ -41,7 +41,9 @@ class Report:
     Raises:
       FloatingPointError: if the loss or a gradient is not finite; the row is written.
     """
-    loss, grad_norm = map(float, jax.device_get((metrics["loss"], metrics["grad_norm"])))
+    loss, grad_norm = map(
+      float, jax.device_get((metrics["loss"], metrics["grad_norm"]))
+    )
     self.progress.tick(step)
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     last = step == self._cfg.train.num_steps

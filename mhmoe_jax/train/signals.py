@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[threading.Event]:
-  """An event that SIGTERM or SIGINT sets; the second signal ends the program at once."""
+  """An event that SIGTERM or SIGINT sets; a second signal ends the program."""
   stop = threading.Event()
 
   def ask(number, _):

@@ -5,8 +5,8 @@ initialised on any mesh, it has the same values.
 """
 
 import jax
-from jax.sharding import Mesh
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import optax
 
 from mhmoe_jax.models.config import TransformerConfig

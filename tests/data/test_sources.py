@@ -1,78 +1,16 @@
 """Sources: everything once, in order or shuffled, whole or dealt to processes."""
 
 import dataclasses
-from typing import ClassVar
 
 import pytest
-from tensorflow_datasets.core.utils import file_utils
 
-from mhmoe_jax.data.quiet import seqio, tf, tfds
+from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import make_source, plain_errors
 
 
 def _read(source, split="train", shuffle=False, seed=None, shard=None):
   ds = source.get_dataset(split, shuffle=shuffle, seed=seed, shard_info=shard)
   return [(e["targets"], bool(e["is_last"])) for e in ds.as_numpy_iterator()]
-
-
-@pytest.fixture
-def jsonl_cfg(cfg, tmp_path):
-  for name in ("train", "valid"):
-    lines = (f'{{"body": "{name} {n}{"é" * (n % 5)}"}}\n' for n in range(100))
-    (tmp_path / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-  return dataclasses.replace(
-    cfg,
-    source="jsonl",
-    train=f"{tmp_path}/train.jsonl",
-    valid=f"{tmp_path}/valid.jsonl",
-    text_key="body",
-  )
-
-
-class TinyNews(tfds.core.GeneratorBasedBuilder):
-  """Fifty documents to train on, five to test."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  # Nothing to download. TFDS 4.9.10 looks for a list of downloads beside this file,
-  # with importlib_resources, which it does not install.
-  url_infos: ClassVar[dict] = {}
-
-  def _info(self):
-    features = {"body": tfds.features.Text(), "number": tf.int64}
-    return tfds.core.DatasetInfo(
-      builder=self, features=tfds.features.FeaturesDict(features)
-    )
-
-  def _split_generators(self, dl_manager):
-    return {"train": self._generate_examples(50), "test": self._generate_examples(5)}
-
-  def _generate_examples(self, size):
-    for number in range(size):
-      yield number, {"body": f"document {number} of {size}", "number": number}
-
-
-@pytest.fixture(scope="module")
-def tfds_dir(tmp_path_factory):
-  directory = str(tmp_path_factory.mktemp("tfds"))
-  # Three files: two processes share files, four share documents.
-  config = tfds.download.DownloadConfig(num_shards=3)
-  TinyNews(data_dir=directory).download_and_prepare(download_config=config)
-  # $TFDS_DATA_DIR does the same, but TFDS reads it when it is imported.
-  tfds.core.add_data_dir(directory)
-  yield directory
-  file_utils.clear_registered_data_dirs()
-
-
-@pytest.fixture
-def tfds_cfg(cfg, tfds_dir):
-  return dataclasses.replace(
-    cfg,
-    source="tfds",
-    name="tiny_news:1.0.0",
-    train="train[:80%]",
-    valid="train[80%:]",
-    text_key="body",
-  )
 
 
 def test_bundled_corpus(cfg):

@@ -1,6 +1,5 @@
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +16,10 @@ def test_cached_decoding_equals_the_whole_sequence(key, ffn):
   whole_BLV, _, _ = apply(model, params, tokens_BL, positions_BL, segments_BL)
   caches, pieces = empty_caches(config, B, L), []
   for start, stop in ((0, 5), (5, 6), (6, 8)):
-    cut = lambda x, a=start, b=stop: x[:, a:b]
+
+    def cut(x, a=start, b=stop):
+      return x[:, a:b]
+
     piece, _, caches = apply(
       model, params, cut(tokens_BL), cut(positions_BL), cut(segments_BL), caches, start
     )
@@ -52,7 +54,10 @@ def test_greedy_generation_equals_repeated_argmax(key):
 
 def test_filter_logits_by_hand():
   logits_BV = jnp.log(jnp.array([[0.1, 0.4, 0.3, 0.2]]))
-  kept = lambda **options: np.isfinite(filter_logits(logits_BV, **options))[0].tolist()
+
+  def kept(**options):
+    return np.isfinite(filter_logits(logits_BV, **options))[0].tolist()
+
   assert kept(top_k=0, top_p=1.0) == [True] * 4
   assert kept(top_k=2, top_p=1.0) == [False, True, True, False]
   # 0.4 is not enough for 0.6, 0.4 + 0.3 is.
@@ -62,7 +67,10 @@ def test_filter_logits_by_hand():
 
 def test_top_k_one_is_greedy(key):
   config, params, tokens_BL, *_ = make(key)
-  run = lambda **options: generate(
-    config, params["params"], tokens_BL[:, :2], key, num_tokens=3, **options
-  )
+
+  def run(**options):
+    return generate(
+      config, params["params"], tokens_BL[:, :2], key, num_tokens=3, **options
+    )
+
   np.testing.assert_array_equal(run(top_k=1, temperature=2.0), run(temperature=0.0))

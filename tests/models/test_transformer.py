@@ -29,6 +29,7 @@ CONFIG = TransformerConfig(
   dropout=0.0,
   dtype="float32",
   remat=False,
+  scan_unroll=1,
 )
 EINSUM = dataclasses.replace(CONFIG.moe, dispatch="einsum", eval_capacity_factor=0.5)
 VARIANTS = {
@@ -98,11 +99,13 @@ def test_packed_documents_do_not_see_each_other(key):
   close(counts, np.round(counts))
 
 
-def test_remat_and_scan_change_nothing(key):
+def test_remat_and_unrolling_change_nothing(key):
   config, params, *inputs = make(key)
 
   def gradient(config):
-    loss = lambda p: jnp.sin(Decoder(config).apply(p, *inputs)[0]).sum()
+    def loss(p):
+      return jnp.sin(Decoder(config).apply(p, *inputs)[0]).sum()
+
     return jax.jit(jax.grad(loss))(params)
 
   close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)

@@ -125,10 +125,10 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):
   workdir = tmp_path / "nan"
   with pytest.raises(FloatingPointError) as error:
     loop.train(config, str(workdir))
-  assert "loss and gradients must be finite, got loss=nan" in str(error.value)
+  assert "loss and gradients must be finite, got loss=" in str(error.value)
   bad = read_metrics(workdir / "metrics.jsonl")[-1]
   assert f"at step {bad['step']}." in str(error.value)
-  assert not np.isfinite(bad["loss"])
+  assert not np.isfinite([bad["loss"], bad["grad_norm"]]).all()
   saved = [int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()]
   assert max(saved) == bad["step"] - 1
 
@@ -149,7 +149,7 @@ def test_eight_devices_give_the_same_losses_as_one(config, tmp_path, ffn):
 
 
 def test_a_checkpoint_restores_on_another_mesh(config, tmp_path, whole):
-  """8 devices to step 4, then 2 with the experts split otherwise, against 1 throughout."""
+  """8 devices to step 4, then 2, split otherwise, against 1 throughout."""
   workdir = tmp_path / "moved"
   config.mesh.data, config.mesh.expert = 2, 4
   loop.train(config, str(workdir))
