@@ -1,5 +1,6 @@
 """Figures of routing. Functions take plain arrays and write PNG files."""
 
+from etils import epath
 import matplotlib
 import numpy as np
 
@@ -13,7 +14,7 @@ def draw_load(load_NHE: np.ndarray, layers: list[int], path: str) -> None:
   Args:
     load_NHE: share of each head's choices that fell on each expert.
     layers: number of the block that each of the N MoE layers is in.
-    path: of the PNG.
+    path: of the PNG, local or gs://.
   """
   N, H, E = load_NHE.shape
   figure, axes = plt.subplots(
@@ -37,5 +38,6 @@ def draw_load(load_NHE: np.ndarray, layers: list[int], path: str) -> None:
   axes[-1, 0].set_xlabel("expert")
   figure.colorbar(image, ax=axes[:, 0], label="load, in even shares")
   figure.suptitle("Where each head's sub-tokens go")
-  figure.savefig(path, dpi=150)
+  with epath.Path(path).open("wb") as file:
+    figure.savefig(file, format="png", dpi=150)
   plt.close(figure)

@@ -65,7 +65,8 @@ class DataConfig:
       )
     if self.sequence_length < 2:
       raise ValueError(
-        f"sequence_length must be at least 2, got sequence_length={self.sequence_length}."
+        "sequence_length must be at least 2, got "
+        f"sequence_length={self.sequence_length}."
       )
     if self.shuffle_buffer < 1:
       raise ValueError(

@@ -16,23 +16,28 @@ from typing import Any, TextIO
 from etils import epath
 import numpy as np
 
+from mhmoe_jax.moe.telemetry import active_share
+
 
 def flatten_metrics(metrics: Mapping[str, Any], period: int) -> dict[str, float]:
   """Scalars by name, from the metrics of a step on the host.
 
   What is stacked over the MoE layers, (N, ...), gives its mean and, as "name/block_3",
   the value of each block.  "router/load_HE" is too much for a record: it gives
-  "router/max_load", the load of the busiest expert in units of an even share, 1 / E.
+  "router/max_load", the load of the busiest expert in units of an even share, 1 / E,
+  and "router/active_experts", the share of experts that `active_share` counts.
 
   Args:
     metrics: of `lm_loss`, as numpy arrays.
     period: `TransformerConfig.period`; the last of each period of blocks has the MoE.
   """
+  metrics = dict(metrics)
+  if "router/load_HE" in metrics:
+    load_NE = metrics.pop("router/load_HE").mean(axis=1)
+    metrics["router/max_load"] = load_NE.max(axis=-1) * load_NE.shape[-1]
+    metrics["router/active_experts"] = active_share(load_NE)
   flat = {}
   for name, value in metrics.items():
-    if name == "router/load_HE":
-      name, load_NE = "router/max_load", value.mean(axis=1)
-      value = load_NE.max(axis=-1) * load_NE.shape[-1]
     flat[name] = float(np.mean(value))
     if np.ndim(value):
       blocks = range(period - 1, period * len(value), period)

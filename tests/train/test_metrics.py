@@ -172,6 +172,9 @@ def test_flatten_metrics():
     "router/max_load": 1.75,
     "router/max_load/block_1": 1.5,  # Expert 0 has 3/4 of all choices, not 1/2.
     "router/max_load/block_3": 2.0,
+    "router/active_experts": 0.75,
+    "router/active_experts/block_1": 1.0,
+    "router/active_experts/block_3": 0.5,
   }
   assert {type(x) for x in found.values()} == {float}
 
