@@ -26,7 +26,7 @@ class DataConfig:
     sequence_length: tokens per example, at least 2.
     shuffle_buffer: examples, each of up to sequence_length tokens, from which training
       draws at random.
-    seed: seed of all shuffling, at least 0 and below 2**31.
+    seed: seed of all shuffling.
   """
 
   source: str
@@ -63,17 +63,14 @@ class DataConfig:
         "vocabulary must be 'bytes' or the path of a SentencePiece model, got "
         f"vocabulary={self.vocabulary!r}."
       )
-    if self.sequence_length < 2:
+    length = self.sequence_length
+    if length < 2:
       raise ValueError(
-        "sequence_length must be at least 2, got "
-        f"sequence_length={self.sequence_length}."
+        f"sequence_length must be at least 2, got sequence_length={length}."
       )
     if self.shuffle_buffer < 1:
       raise ValueError(
         f"shuffle_buffer must be at least 1, got shuffle_buffer={self.shuffle_buffer}."
       )
-    # An epoch number is put behind it, into 64 bits.
-    if not 0 <= self.seed < 2**31:
-      raise ValueError(
-        f"seed must be at least 0 and below 2**31, got seed={self.seed}."
-      )
+    if self.seed < 0:
+      raise ValueError(f"seed must be at least 0, got seed={self.seed}.")

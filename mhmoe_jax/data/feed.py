@@ -102,7 +102,11 @@ def make_train_feed(
   # resume exactly. So every epoch is a data set of its own, with a seed of its own.
   @tf.autograph.experimental.do_not_convert
   def read_epoch(epoch):
-    return read(seed=cfg.seed * 2**32 + epoch)
+    # Mixed into 31 bits, because tf.data takes seeds modulo 2**31 - 1.
+    seed = tf.random.stateless_uniform(
+      (), (cfg.seed, epoch), maxval=2**31 - 1, dtype=tf.int64
+    )
+    return read(seed=seed)
 
   ds = tf.data.Dataset.counter().flat_map(read_epoch)
   ds = pack(ds, cfg.sequence_length, rows)

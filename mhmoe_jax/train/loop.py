@@ -62,6 +62,11 @@ def train(config: ConfigDict, workdir: str) -> Result:
     state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
   else:
     state = restored.state
+    if restored.data_state is None:
+      raise ValueError(
+        "a run must resume with as many processes as saved its checkpoint, "
+        f"got {jax.process_count()} processes at step {start}."
+      )
     train_feed.restore(restored.data_state)
     report.progress.note(f"resuming after step {start}")
     for change in describe_changes(restored.config, config.to_dict()):

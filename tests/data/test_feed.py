@@ -81,10 +81,13 @@ def test_every_epoch_has_every_window_once_in_a_new_order(cfg, tmp_path):
   # Each window is as long as a row, so that none waits for the next batch.
   cfg = _write_jsonl(cfg, tmp_path / "a.jsonl", sizes=[21] * 10)
   cfg = dataclasses.replace(cfg, sequence_length=43, shuffle_buffer=1000)
-  feed = make_train_feed(cfg, 5)
-  epochs = [_segments(_take(feed, 2)) for _ in range(4)]
+  epochs = []
+  for seed in (0, 1, 2**31 - 1):
+    feed = make_train_feed(dataclasses.replace(cfg, seed=seed), 5)
+    epochs += [_segments(_take(feed, 2)) for _ in range(4)]
   assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
-  assert len({tuple(epoch) for epoch in epochs}) == 4
+  # Nor does one seed run through the orders of another.
+  assert len({tuple(epoch) for epoch in epochs}) == 12
 
 
 def test_order_follows_from_the_seed(cfg):
