@@ -27,13 +27,14 @@ def get_config(ffn: str = "mhmoe"):
     config.model.moe.expert_dim //= config.model.moe.num_heads
 
   config.data.sequence_length = 128
+  config.data.shuffle_buffer = 10_000  # all of the corpus
   config.optimizer.learning_rate = 4e-3
   config.optimizer.b2 = 0.99
   config.optimizer.final_fraction = 0.0
   config.optimizer.warmup_steps = 50
-  config.train.num_steps = 1_100
+  config.train.num_steps = 1_200
   config.train.batch_size = 8
   config.train.log_every = 20
-  config.train.eval_every = 550
-  config.train.checkpoint_every = 275
+  config.train.eval_every = 600
+  config.train.checkpoint_every = 300
   return config

@@ -25,7 +25,7 @@ class DataConfig:
     vocabulary: "bytes", or the path of a SentencePiece model.
     sequence_length: tokens per example, at least 2.
     shuffle_buffer: examples, each of up to sequence_length tokens, from which training
-      draws at random.
+      draws at random. They are tokenised before the first batch of every epoch.
     seed: seed of all shuffling.
   """
 

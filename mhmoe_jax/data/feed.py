@@ -152,18 +152,21 @@ def _divide(batch_size: int, process_index: int, process_count: int) -> int:
 def _open(
   cfg: DataConfig, split: str, shard: seqio.ShardInfo | None = None
 ) -> Callable[..., tf.data.Dataset]:
+  """Returns read_windows of a split, but for the seed."""
   task = make_task(cfg, make_vocabulary(cfg.vocabulary))
-  read = functools.partial(read_windows, task, split, cfg.sequence_length, shard)
-  # An endless feed of nothing would hang without a word.
+  texts = task.replace(preprocessors=[], output_features={}).get_dataset(
+    split=split, shuffle=False, shard_info=shard, try_in_mem_cache=False
+  )
   with plain_errors():
-    is_empty = next(iter(read()), None) is None
-  if is_empty:
+    first = next(iter(texts), None)
+  # An endless feed of nothing would hang without a word.
+  if first is None:
     raise ValueError(
       f"Every process must have some {split} text, got none for "
       f"process_index={shard.index if shard else 0}, "
       f"process_count={shard.num_shards if shard else 1}."
     )
-  return read
+  return functools.partial(read_windows, task, split, cfg.sequence_length, shard)
 
 
 def _describe(

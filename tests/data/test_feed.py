@@ -154,28 +154,23 @@ def test_processes_train_on_disjoint_text(cfg, tmp_path):
   assert max(times.values()) == 1
 
 
+# With the rows of a batch, so that an epoch is about four batches.
 @pytest.mark.parametrize(
-  ("kind", "shuffle_buffer"),
+  ("kind", "shuffle_buffer", "rows"),
   [
-    ("text_cfg", 1),
-    ("text_cfg", 1000),
-    ("jsonl_cfg", 40),
-    ("tfds_cfg", 40),
-    ("pieces_cfg", 40),
+    ("text_cfg", 1, 40),
+    ("text_cfg", 1000, 40),
+    ("jsonl_cfg", 40, 5),
+    ("tfds_cfg", 40, 3),
+    ("pieces_cfg", 40, 18),
   ],
 )
-def test_resume_is_bit_for_bit(request, kind, shuffle_buffer):
+def test_resume_is_bit_for_bit(request, kind, shuffle_buffer, rows):
   cfg = request.getfixturevalue(kind)
   cfg = dataclasses.replace(cfg, shuffle_buffer=shuffle_buffer)
-  # So that the states are from before, at and after the ends of several epochs.
-  windows = sum(
-    len(_segments([batch]))
-    for batch in make_eval_feed(dataclasses.replace(cfg, valid=cfg.train), 1)
-  )
-  rows = windows // 4
   feed = make_train_feed(cfg, rows)
   states, batches = {}, []
-  for step in range(28):
+  for step in range(26):
     if step in (0, 1, 3, 4, 5, 9, 14):
       states[step] = feed.save()
     batches.append(next(feed))
@@ -240,17 +235,17 @@ def count(*args):
   return read_documents(*args)
 
 read_documents, sources.read_documents = sources.read_documents, count
-feed = make_train_feed({cfg!r}, 64)
+feed = make_train_feed({cfg!r}, 32)
 next(feed)
 before = reads
-time.sleep(0.2)
+time.sleep(0.1)
 assert reads > before
 """
   run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
   assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_state_of_another_feed(text_cfg, refuses):
+def test_state_belongs_to_its_feed(text_cfg, refuses):
   state = make_train_feed(text_cfg, 16).save()
   cfg = dataclasses.replace(text_cfg, sequence_length=32, seed=7)
   with refuses(
@@ -262,11 +257,6 @@ def test_state_of_another_feed(text_cfg, refuses):
   # The validation text does not matter to training.
   cfg = dataclasses.replace(text_cfg, valid=text_cfg.train)
   make_train_feed(cfg, 16).restore(state)
-
-
-def test_state_that_is_none(text_cfg, refuses):
-  with refuses("The state of a feed must be what save returned, got 4 other bytes."):
-    make_eval_feed(text_cfg, 4).restore(b"junk")
 
 
 @pytest.mark.parametrize("make_feed", [make_train_feed, make_eval_feed])

@@ -1,0 +1,32 @@
+"""Snapshots: the same place again, and only in the same pipeline."""
+
+from mhmoe_jax.data.quiet import tf
+from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
+
+
+def _iterate():
+  return iter(tf.data.Dataset.range(100).shuffle(50, seed=3).batch(7).prefetch(2))
+
+
+def test_goes_back_and_forth():
+  iterator = _iterate()
+  next(iterator)
+  state = save_iterator(iterator, {"name": "a"})
+  rest = [batch.numpy().tolist() for batch in iterator]
+  for other in (iterator, _iterate()):
+    restore_iterator(other, {"name": "a"}, state)
+    assert [batch.numpy().tolist() for batch in other] == rest
+
+
+def test_names_what_differs(refuses):
+  state = save_iterator(_iterate(), {"name": "a", "size": 3, "old": 1})
+  with refuses(
+    "A feed restores only the state of an equal feed, got new=None in the state but 2 "
+    "here, old=1 in the state but None here, size=3 in the state but 4 here."
+  ):
+    restore_iterator(_iterate(), {"name": "a", "size": 4, "new": 2}, state)
+
+
+def test_other_bytes(refuses):
+  with refuses("The state of a feed must be what save returned, got 4 other bytes."):
+    restore_iterator(_iterate(), {}, b"junk")
