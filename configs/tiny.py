@@ -1,4 +1,4 @@
-"""Two minutes on two CPU cores: MH-MoE on Tiny Shakespeare, byte by byte.
+"""Minutes on two CPU cores: MH-MoE on Tiny Shakespeare, to 2.58 bits per byte.
 
   mhmoe train --config configs/tiny.py --workdir runs/tiny
 
@@ -32,9 +32,9 @@ def get_config(ffn: str = "mhmoe"):
   config.optimizer.b2 = 0.99
   config.optimizer.final_fraction = 0.0
   config.optimizer.warmup_steps = 50
-  config.train.num_steps = 1_200
+  config.train.num_steps = 1_000
   config.train.batch_size = 8
   config.train.log_every = 20
-  config.train.eval_every = 600
-  config.train.checkpoint_every = 300
+  config.train.eval_every = 500
+  config.train.checkpoint_every = 250
   return config
