@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from configs import base
-from mhmoe_jax.cli import EXIT_STOPPED
+from mhmoe_jax.cli.models import EXIT_STOPPED
 from mhmoe_jax.train.config import resolve
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from mhmoe_jax.cli import EXIT_STOPPED
+from mhmoe_jax.cli.models import EXIT_STOPPED
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.metrics import read_metrics
 from mhmoe_jax.train.restore import load_model

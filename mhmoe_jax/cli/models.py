@@ -1,0 +1,133 @@
+"""Verbs that train a model and use one: train, sample, eval."""
+
+import os
+import textwrap
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from mhmoe_jax.cli import parsing
+
+# Of a run of several processes that a signal stopped: "try again" in sysexits.h.
+EXIT_STOPPED = 75
+
+
+def train(argv: list[str]) -> int:
+  """Trains, then shows what came of it; returns the exit code."""
+  values = parsing.make_flags()
+  flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+  config_flags.DEFINE_config_file(
+    "config", None, flag_values=values, sys_argv=["mhmoe", *argv]
+  )
+  flags.DEFINE_bool(
+    "distributed", False, "join the other processes of the run", flag_values=values
+  )
+  parsing.parse(values, "train", argv, required=("config", "workdir"))
+  if values.distributed:
+    from mhmoe_jax.train import processes
+
+    processes.join()
+
+  import jax
+
+  from mhmoe_jax.analysis import figures
+  from mhmoe_jax.evals import sampling
+  from mhmoe_jax.train import loop, summary
+  from mhmoe_jax.train.config import resolve
+
+  workdir = values.workdir
+  result = loop.train(values.config, workdir)
+  cfg = resolve(values.config)
+  stopped = result.evaluation is None
+  # A launcher takes 0 for done, and would not start a preempted run again.
+  code = EXIT_STOPPED if stopped and values.distributed else 0
+  if jax.process_index() > 0:
+    return code
+  print("\n" + summary.describe(cfg, result))
+  if stopped:
+    print("stopped by a signal; the same command continues")
+    return code
+  if result.evaluation.load_NHE is not None:
+    figure = os.path.join(workdir, "expert_load.png")
+    layers = range(cfg.model.period - 1, cfg.model.num_layers, cfg.model.period)
+    figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
+    print(f"expert load     {figure}")
+  if jax.process_count() == 1:  # No process of several has all of the parameters.
+    options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
+    texts = sampling.sample_texts(cfg, result.params, "\n", **options)
+    print("samples")
+    for text in texts:
+      print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
+  print(summary.suggest(values["config"].config_filename, workdir))
+  return 0
+
+
+def sample(argv: list[str]) -> None:
+  """Continues a prompt with a trained model."""
+  values = parsing.make_flags()
+  flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
+  flags.DEFINE_string("prompt", "", "the text to continue", flag_values=values)
+  flags.DEFINE_integer(
+    "num_tokens", None, "to add; default: to the trained length", 1, flag_values=values
+  )
+  flags.DEFINE_integer("num_samples", 1, "how many", 1, flag_values=values)
+  flags.DEFINE_float("temperature", 0.8, "0: the likeliest", 0.0, flag_values=values)
+  flags.DEFINE_integer("top_k", 0, "among k tokens, 0: all", 0, flag_values=values)
+  flags.DEFINE_float(
+    "top_p", 1.0, "draw from the nucleus", 0.0, 1.0, flag_values=values
+  )
+  flags.DEFINE_integer("seed", 0, "of the draws", flag_values=values)
+  parsing.parse(values, "sample", argv, required=("workdir",))
+
+  from mhmoe_jax.evals import sampling
+  from mhmoe_jax.train import restore
+
+  cfg, params = restore.load_model(values.workdir)
+  for text in sampling.sample_texts(
+    cfg,
+    params,
+    values.prompt,
+    num_samples=values.num_samples,
+    num_tokens=values.num_tokens,
+    temperature=values.temperature,
+    top_k=values.top_k,
+    top_p=values.top_p,
+    seed=values.seed,
+  ):
+    print(text, end="\n\n")
+
+
+def evaluate(argv: list[str]) -> None:
+  """Perplexity and bits per byte of a text."""
+  workdir = next(
+    (a.split("=", 1)[1] for a in argv if a.startswith("--workdir=")),
+    argv[argv.index("--workdir") + 1] if "--workdir" in argv[:-1] else None,
+  )
+  if workdir is None:
+    raise ValueError("eval needs --workdir; see `mhmoe help`.")
+
+  from mhmoe_jax.evals import perplexity
+  from mhmoe_jax.train import restore, saved
+
+  values = parsing.make_flags()
+  flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
+  flags.DEFINE_string("text", None, "a plain-text file", flag_values=values)
+  config_flags.DEFINE_config_dict(
+    "config",
+    ConfigDict(saved.load_config(workdir)),
+    flag_values=values,
+    sys_argv=["mhmoe", *argv],
+  )
+  parsing.parse(values, "eval", argv)
+  config = values.config
+  if values.text is not None:
+    config.data.source = "text"
+    config.data.train = config.data.valid = values.text
+  cfg, params = restore.load_model(workdir, config)
+  result = perplexity.evaluate_model(cfg, params)
+  print(
+    f"loss           {result.loss:.4f} nats per token\n"
+    f"perplexity     {result.perplexity:.3f} per token\n"
+    f"bits per byte  {result.bits_per_byte:.4f}\n"
+    f"text           {result.num_tokens:,} tokens, {result.num_bytes:,} bytes"
+  )
