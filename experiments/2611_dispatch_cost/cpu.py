@@ -23,7 +23,7 @@ from mhmoe_jax.moe.grouped import grouped_ffn
 SHAPES = ((4096, 768, 2048, 8, 2), (4096, 192, 2048, 32, 2), (16384, 192, 768, 40, 2))
 MANY_EXPERTS = tuple((16384, 192, 768, E, 2) for E in (8, 16, 32, 64, 128, 256))
 MATMUL = 4096
-TURNS = 7
+TURNS = 5
 RESULTS = pathlib.Path(__file__).parent / "results" / "cpu.jsonl"
 
 

@@ -1,10 +1,11 @@
-"""The grouped expert FFN as a loop over blocks of rows, each inside one expert.
+"""The grouped expert FFN as a loop over experts, and over pieces of each one's rows.
 
-Its work is that of the rows and does not grow with the number of experts; its backward
-pass recomputes the hidden activations and adds weight gradients in place.
+Its work is that of the rows and hardly grows with the number of experts; its backward
+pass recomputes the hidden activations. What an expert needs again and again, its
+weights and their gradients, is taken out of the stacks once, so that it stays in cache.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,48 +13,54 @@ import jax.numpy as jnp
 from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn, expert_ffn_gradients
 
 
-class _Blocks(NamedTuple):
-  expert: jax.Array  # (n,) int32
-  start: jax.Array  # (n,) int32, first row
-  stop: jax.Array  # (n,) int32, one past the last row of the same expert
-  count: jax.Array  # () int32, how many of the n are in use
+def _piece_sizes(num_rows: int, num_experts: int) -> tuple[int, int]:
+  """Rows of a large piece and of the small ones that an expert's last rows are cut in.
+
+  Every product costs as much as some seven rows more, and the last piece wastes half of
+  its rows: large ones for the bulk, and small ones, still fast, for the rest.
+  """
+  large = max(16, min(256, 1 << (num_rows // num_experts // 2).bit_length()))
+  return large, max(16, large // 4)
 
 
-def _cut_blocks(sizes_E: jax.Array, num_rows: int, block: int) -> _Blocks:
-  E = sizes_E.shape[0]
-  blocks_E = -(-sizes_E // block)
-  last_E = jnp.cumsum(blocks_E)
-  index = jnp.arange(-(-num_rows // block) + E)
-  expert = jnp.minimum(jnp.searchsorted(last_E, index, side="right"), E - 1)
-  stop_E = jnp.cumsum(sizes_E)
-  nth = index - (last_E - blocks_E)[expert]
-  start = (stop_E - sizes_E)[expert] + nth * block
-  return _Blocks(expert, start, stop_E[expert], last_E[-1])
+def _in_pieces(start, stop, sizes: tuple[int, int], body: Callable, carry):
+  """Runs `body(start of a piece, its size, carry)` over the rows of one expert."""
+  large, small = sizes
+  num_large = (stop - start) // large
+  rest = start + num_large * large
 
+  def run(first, size, count, carry):
+    return jax.lax.fori_loop(
+      0, count, lambda i, carry: body(first + i * size, size, carry), carry
+    )
 
-def _block_size(num_rows: int, num_experts: int) -> int:
-  # A block that is cut short wastes the rest: about half a block per expert. Small
-  # blocks waste less and large ones multiply faster; 256 rows are fast enough.
-  return max(16, min(256, 1 << (num_rows // num_experts // 2).bit_length()))
+  carry = run(start, large, num_large, carry)
+  if small < large:
+    return run(rest, small, -(-(stop - rest) // small), carry)
+  return run(rest, large, (stop > rest).astype(jnp.int32), carry)
 
 
 def forward(
   weights: ExpertWeights, x_TM: jax.Array, scale_T: jax.Array, sizes_E: jax.Array
 ) -> jax.Array:
   """`grouped.grouped_ffn`."""
-  R = _block_size(x_TM.shape[0], sizes_E.shape[0])
-  blocks = _cut_blocks(sizes_E, x_TM.shape[0], R)
-  x_pad, scale_pad = _pad(x_TM, R), _pad(scale_T[:, None], R)
+  sizes = _piece_sizes(x_TM.shape[0], sizes_E.shape[0])
+  x_pad, scale_pad = _pad(x_TM, sizes[0]), _pad(scale_T[:, None], sizes[0])
+  stop_E = jnp.cumsum(sizes_E)
 
-  # A block's last rows may belong to the next expert. They are written as zeros, and
-  # the next block, which comes later, writes them again.
-  def body(i, y_pad):
-    start = blocks.start[i]
-    y_RM = expert_ffn(_take(weights, blocks.expert[i]), _slice(x_pad, start, R))
-    y_RM *= _slice(scale_pad, start, R).astype(y_RM.dtype)
-    return _put(y_pad, _keep(y_RM, start, blocks.stop[i]), start)
+  # A piece's last rows may belong to the next expert. They are written as zeros, and
+  # the next expert, which comes later, writes them again.
+  def expert(e, y_pad):
+    one = _take(weights, e)
 
-  y_pad = jax.lax.fori_loop(0, blocks.count, body, jnp.zeros_like(x_pad))
+    def piece(start, size, y_pad):
+      y_RM = expert_ffn(one, _slice(x_pad, start, size))
+      y_RM *= _slice(scale_pad, start, size).astype(y_RM.dtype)
+      return _put(y_pad, _keep(y_RM, start, stop_E[e]), start)
+
+    return _in_pieces(stop_E[e] - sizes_E[e], stop_E[e], sizes, piece, y_pad)
+
+  y_pad = jax.lax.fori_loop(0, sizes_E.shape[0], expert, jnp.zeros_like(x_pad))
   return y_pad[: x_TM.shape[0]]
 
 
@@ -66,33 +73,43 @@ def backward(
 ) -> tuple[ExpertWeights, jax.Array, jax.Array]:
   """Gradients of the weights, the rows and their scales."""
   T = x_TM.shape[0]
-  R = _block_size(T, sizes_E.shape[0])
-  blocks = _cut_blocks(sizes_E, T, R)
-  x_pad, dy_pad, scale_pad = (_pad(a, R) for a in (x_TM, dy_TM, scale_T[:, None]))
+  sizes = _piece_sizes(T, sizes_E.shape[0])
+  x_pad, dy_pad, scale_pad = (
+    _pad(a, sizes[0]) for a in (x_TM, dy_TM, scale_T[:, None])
+  )
+  stop_E = jnp.cumsum(sizes_E)
 
-  def body(i, carry):
+  def expert(e, carry):
     dx_pad, dscale_pad, dweights = carry
-    start, stop, expert = blocks.start[i], blocks.stop[i], blocks.expert[i]
-    dw, dx_RM, dscale_R1 = expert_ffn_gradients(
-      _take(weights, expert),
-      _slice(x_pad, start, R),
-      _slice(scale_pad, start, R),
-      _keep(_slice(dy_pad, start, R), start, stop),
+    one = _take(weights, e)
+
+    def piece(start, size, carry):
+      dx_pad, dscale_pad, sums = carry
+      dw, dx_RM, dscale_R1 = expert_ffn_gradients(
+        one,
+        _slice(x_pad, start, size),
+        _slice(scale_pad, start, size),
+        _keep(_slice(dy_pad, start, size), start, stop_E[e]),
+      )
+      return (
+        _put(dx_pad, dx_RM.astype(x_TM.dtype), start),
+        _put(dscale_pad, dscale_R1, start),
+        jax.tree.map(lambda total, d: total + d.reshape(total.shape), sums, dw),
+      )
+
+    sums = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), one)
+    start = stop_E[e] - sizes_E[e]
+    dx_pad, dscale_pad, sums = _in_pieces(
+      start, stop_E[e], sizes, piece, (dx_pad, dscale_pad, sums)
     )
 
-    def add(total, one):
-      return total.at[expert].add(one.reshape(total.shape[1:]))
+    def put(stack, one):
+      return jax.lax.dynamic_update_index_in_dim(stack, one.astype(stack.dtype), e, 0)
 
-    return (
-      _put(dx_pad, dx_RM.astype(x_TM.dtype), start),
-      _put(dscale_pad, dscale_R1, start),
-      jax.tree.map(add, dweights, dw),
-    )
+    return dx_pad, dscale_pad, jax.tree.map(put, dweights, sums)
 
-  sums = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), weights)
-  zeros = jnp.zeros_like(x_pad), jnp.zeros_like(scale_pad), sums
-  dx_pad, dscale_pad, sums = jax.lax.fori_loop(0, blocks.count, body, zeros)
-  dweights = jax.tree.map(lambda total, w: total.astype(w.dtype), sums, weights)
+  zeros = jax.tree.map(jnp.zeros_like, (x_pad, scale_pad, weights))
+  dx_pad, dscale_pad, dweights = jax.lax.fori_loop(0, sizes_E.shape[0], expert, zeros)
   return dweights, dx_pad[:T], dscale_pad[:T, 0]
 
 
