@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from mhmoe_jax import cli
+from mhmoe_jax.analysis.trace import load_trace
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
@@ -63,6 +64,19 @@ def test_train_sample_eval(tmp_path, text, capsys, ffn):
   shown = capsys.readouterr().out
   assert "bits per byte" in shown
   assert "40 bytes" in shown
+
+  traced = tmp_path / "traced"
+  command = ["routing", "trace", f"--workdir={workdir}", f"--data={other}"]
+  status = cli.main([*command, f"--out={traced}", "--step=2", "--unit=line"])
+  if ffn == "dense":
+    assert status == 1
+    assert "a trace needs a model with MoE layers" in capsys.readouterr().err
+    return
+  assert status == 0
+  shown = capsys.readouterr()
+  assert "39 tokens of run, step 2" in shown.out
+  assert "98% of the text" in shown.err  # the line end belongs to no document
+  assert "".join(load_trace(traced).text_T) == other.read_text().strip()
 
 
 def test_tokenizer_then_train_with_it(tmp_path, text, capsys):

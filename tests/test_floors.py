@@ -36,6 +36,7 @@ ONLY = {
   "ml_collections": ("cli", "train.config", "train.loop", "train.restore"),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
+  "pyarrow": ("analysis",),
   "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -98,7 +99,8 @@ def loaded_by(statement):
   return set(run.stdout.split())
 
 
-HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections", "matplotlib"}
+HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
+HEAVY |= {"matplotlib", "pyarrow"}
 
 
 def test_the_layer_needs_jax_and_flax_only():

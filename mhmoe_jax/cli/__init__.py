@@ -11,7 +11,7 @@ import sys
 
 from absl import flags, logging
 
-from mhmoe_jax.cli import models, planning, text
+from mhmoe_jax.cli import models, planning, routing, text
 
 USAGE = """usage: mhmoe VERB [flags]
 
@@ -24,6 +24,8 @@ USAGE = """usage: mhmoe VERB [flags]
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
              [--mesh data=8,expert=8] [--optimize]
              [--sweep mesh,capacity,remat,batch] [--json]
+  routing trace   --workdir runs/tiny --data FILES --out trace/ [--unit line]
+             [--step N] [--max_tokens N] [--name NAME] [--config.model.moe.KEY=VALUE]
 
 mhmoe VERB --help tells more."""
 
@@ -43,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     "eval": models.evaluate,
     "tokenizer": text.tokenizer,
     "plan": planning.plan,
+    "routing": routing.routing,
   }
   if not argv or argv[0] not in verbs:
     print(USAGE)

@@ -99,10 +99,7 @@ def sample(argv: list[str]) -> None:
 
 def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
-  workdir = next(
-    (a.split("=", 1)[1] for a in argv if a.startswith("--workdir=")),
-    argv[argv.index("--workdir") + 1] if "--workdir" in argv[:-1] else None,
-  )
+  workdir = parsing.find_flag("workdir", argv)
   if workdir is None:
     raise ValueError("eval needs --workdir; see `mhmoe help`.")
 

@@ -10,6 +10,15 @@ def make_flags() -> flags.FlagValues:
   return values
 
 
+def find_flag(name: str, argv: list[str]) -> str | None:
+  """The value of a flag that other flags are made from, before they are parsed."""
+  for i, word in enumerate(argv):
+    flag, equals, value = word.partition("=")
+    if flag in (f"--{name}", f"-{name}"):
+      return value if equals else argv[i + 1] if argv[i + 1 :] else None
+  return None
+
+
 def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) -> None:
   try:
     rest = values([f"mhmoe {verb}", *argv])[1:]

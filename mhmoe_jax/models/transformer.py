@@ -23,6 +23,7 @@ class Block(nn.Module):
   config: TransformerConfig
   use_moe: bool
   deterministic: bool
+  trace: bool
 
   @nn.compact
   def __call__(self, x_BLD, positions_BL, real_BL, mask_B1LT, cache, start):
@@ -35,7 +36,7 @@ class Block(nn.Module):
     x_BLD += dropout(y_BLD)
     y_BLD = Norm(cfg.norm, name="ffn_norm")(x_BLD)
     if self.use_moe:
-      moe = MultiHeadMoe(cfg.layer, x_BLD.dtype, name="moe")
+      moe = MultiHeadMoe(cfg.layer, x_BLD.dtype, self.trace, name="moe")
       y_BLD, aux = moe(y_BLD, real_BL, deterministic=self.deterministic)
     else:
       same = cfg.activation, cfg.use_bias, cfg.sub_ln, cfg.bitnet
@@ -48,13 +49,14 @@ class Period(nn.Module):
 
   config: TransformerConfig
   deterministic: bool
+  trace: bool
 
   @nn.compact
   def __call__(self, x_BLD, positions_BL, real_BL, mask_B1LT, start, caches):
     cfg, kept, aux = self.config, [], None
     for i in range(cfg.period):
       use_moe = cfg.ffn != "dense" and i == cfg.period - 1
-      block = Block(cfg, use_moe, self.deterministic, name=f"block_{i}")
+      block = Block(cfg, use_moe, self.deterministic, self.trace, name=f"block_{i}")
       cache = None if caches is None else caches[i]
       x_BLD, aux, cache = block(x_BLD, positions_BL, real_BL, mask_B1LT, cache, start)
       kept.append(cache)
@@ -67,10 +69,12 @@ class Decoder(nn.Module):
   Attributes:
     config: see `TransformerConfig`.
     deterministic: False in training: dropout, and the training capacity factor.
+    trace: return what became of every sub-token, `MoeAux.choices`, too.
   """
 
   config: TransformerConfig
   deterministic: bool = True
+  trace: bool = False
 
   @nn.compact
   def __call__(
@@ -117,7 +121,7 @@ class Decoder(nn.Module):
       length=cfg.num_layers // cfg.period,
       unroll=cfg.scan_unroll,
     )(
-      cfg, self.deterministic, name="layers"
+      cfg, self.deterministic, self.trace, name="layers"
     )(x_BLD, positions_BL, segments_BL > 0, mask_B1LT, jnp.asarray(start), caches)
 
     x_BLD = Norm(cfg.norm, name="final_norm")(x_BLD)

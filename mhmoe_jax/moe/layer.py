@@ -25,6 +25,7 @@ class MoeAux(NamedTuple):
   balance_loss: jax.Array  # scalar, 1.0 when the load is even
   router_z_loss: jax.Array  # scalar
   stats: telemetry.RouterStats
+  choices: telemetry.Choices | None  # of every sub-token, if they were asked for
 
 
 class MultiHeadMoe(nn.Module):
@@ -33,10 +34,12 @@ class MultiHeadMoe(nn.Module):
   Attributes:
     config: see `MoeConfig`.
     dtype: of the computation; parameters, router and losses are float32.
+    trace: return the `Choices` of every sub-token, too.
   """
 
   config: MoeConfig
   dtype: jnp.dtype = jnp.float32
+  trace: bool = False
 
   @nn.compact
   def __call__(
@@ -91,6 +94,7 @@ class MultiHeadMoe(nn.Module):
       balance_loss=losses.balance_loss(route),
       router_z_loss=losses.router_z_loss(route),
       stats=telemetry.router_stats(route, delivery, cfg.num_heads),
+      choices=telemetry.choices(route, delivery, cfg.num_heads) if self.trace else None,
     )
 
 

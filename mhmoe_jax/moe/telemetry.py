@@ -1,5 +1,7 @@
 """What a router did: load, drops, entropy, diversity. Counted, not differentiated.
 
+`RouterStats` are means, for every step; `Choices` tell of every sub-token, on request.
+
 All counts are of real (not padding) sub-tokens and global over the mesh: computed
 outside `shard_map` on arrays that jit sees whole, but for those of `Delivery`, counted
 where choices leave and where they arrive, and summed over the mesh.
@@ -24,6 +26,35 @@ class RouterStats(NamedTuple):
   distinct_experts: jax.Array  # mean number of different experts a token reaches
 
 
+class Choices(NamedTuple):
+  """What became of every sub-token in one layer; under `nn.scan` with a leading N.
+
+  On padding the expert is E and nothing is kept.
+  """
+
+  expert_BLHK: jax.Array  # int32, best expert first
+  weight_BLHK: jax.Array  # float32, what each expert's output is multiplied by
+  kept_BLHK: jax.Array  # bool, False for what the dispatcher dropped
+  entropy_BLH: jax.Array  # float32, of the router's softmax, nats
+
+
+def choices(routing: Routing, delivery: Delivery, num_heads: int) -> Choices:
+  """The `routing` of every sub-token and its fate, by token and head."""
+  B, S, K = routing.experts_GSK.shape
+  shape = B, S // num_heads, num_heads, K
+  return Choices(
+    expert_BLHK=routing.experts_GSK.reshape(shape),
+    weight_BLHK=routing.weights_GSK.reshape(shape),
+    kept_BLHK=delivery.kept_GSK.reshape(shape),
+    entropy_BLH=router_entropy(routing).reshape(shape[:-1]),
+  )
+
+
+def router_entropy(routing: Routing) -> jax.Array:
+  """Entropy of the router's softmax, nats, in [0, log E]; (G, S)."""
+  return -jnp.sum(routing.probs_GSE * jax.nn.log_softmax(routing.logits_GSE), axis=-1)
+
+
 def router_stats(routing: Routing, delivery: Delivery, num_heads: int) -> RouterStats:
   """Statistics of `routing`.
 
@@ -41,9 +72,7 @@ def router_stats(routing: Routing, delivery: Delivery, num_heads: int) -> Router
   choices = jnp.maximum(wanted, 1)
 
   counts_HE = jax.nn.one_hot(experts_GLHK, E).sum(axis=(0, 1, 3))
-  entropy_GS = -jnp.sum(
-    routing.probs_GSE * jax.nn.log_softmax(routing.logits_GSE), axis=-1
-  )
+  entropy_GS = router_entropy(routing)
   distinct_GL = _count_distinct(experts_GLHK.reshape(G, L, H * K), sentinel=E)
   tokens = jnp.maximum((distinct_GL > 0).sum(), 1)
   return RouterStats(

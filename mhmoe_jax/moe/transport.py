@@ -28,10 +28,14 @@ from mhmoe_jax.sharding import BATCH_AXES, MESH_AXES, check_batch, constrain
 
 
 class Delivery(NamedTuple):
-  """What became of the choices of real sub-tokens; int32, over the whole mesh."""
+  """What became of the choices of real sub-tokens; the counts are over the whole mesh.
 
-  sent: jax.Array  # counted where they start: those that found a slot
-  served: jax.Array  # counted where they arrive: rows that experts computed on
+  Nothing reads `kept_GSK` in training, and XLA leaves it out there.
+  """
+
+  sent: jax.Array  # int32, counted where they start: those that found a slot
+  served: jax.Array  # int32, where they arrive: rows that experts computed on
+  kept_GSK: jax.Array  # bool, which of them were sent; False on padding
 
 
 def apply_experts(
@@ -87,7 +91,7 @@ def apply_experts(
   return jax.shard_map(
     functools.partial(_on_device, run, split_hidden=hidden is not None),
     in_specs=(groups, groups, groups, _weight_specs(weights, hidden)),
-    out_specs=(groups, PartitionSpec()),
+    out_specs=(groups, Delivery(PartitionSpec(), PartitionSpec(), groups)),
     # The block loop has a VJP of its own, whose loop carries start as zeros that vary
     # over no axis. Without the check, gradients of what is copied over an axis are
     # summed at the border of the shard_map, which is what is wanted here.
@@ -133,7 +137,8 @@ def _on_device(run, x_GSM, experts_GSK, weights_GSK, weights, *, split_hidden: b
   y_GSM, delivery = run(x_GSM, experts_GSK, weights_GSK, weights)
   if split_hidden:
     y_GSM = jax.lax.psum(y_GSM, "model")
-  return y_GSM, jax.lax.psum(delivery, BATCH_AXES)
+  sent, served = jax.lax.psum((delivery.sent, delivery.served), BATCH_AXES)
+  return y_GSM, Delivery(sent, served, delivery.kept_GSK)
 
 
 def _einsum(x_GSM, route: Routing, weights, capacity: int):
@@ -143,7 +148,7 @@ def _einsum(x_GSM, route: Routing, weights, capacity: int):
   x_EGCM = constrain(dispatch.to_experts(x_GSM, slots), "_BCM")
   y_EGCM = _apply_batched(weights, constrain(x_EGCM, "EGCM"))
   y_EGCM = constrain(constrain(y_EGCM, "EGCM"), "_BCM")
-  delivery = Delivery(sent=slots.kept_GSK.sum(), served=slots.mask_GSEC.sum())
+  delivery = Delivery(slots.kept_GSK.sum(), slots.mask_GSEC.sum(), slots.kept_GSK)
   return constrain(dispatch.from_experts(y_EGCM, slots), "BSM"), delivery
 
 
@@ -163,9 +168,8 @@ def _capacity(x_GSM, experts_GSK, weights_GSK, weights, *, capacity: int, spread
   y_EGCM = _apply_batched(weights, x_EGCM)
   if spread:
     y_EGCM = swap(y_EGCM, split_axis=1, concat_axis=0)
-  delivery = Delivery(
-    sent=(slots.slot_GSK < E * capacity).sum(), served=filled_EG.sum()
-  )
+  kept_GSK = slots.slot_GSK < E * capacity
+  delivery = Delivery(kept_GSK.sum(), filled_EG.sum(), kept_GSK)
   return dispatch.from_slots(y_EGCM, slots, weights_GSK), delivery
 
 
@@ -177,7 +181,8 @@ def _local(x_GSM, experts_GSK, weights_GSK, weights: ExpertWeights, *, backend: 
   scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
   y_TM = grouped_ffn(weights, x_TM, scale_T, rows.sizes_E, backend)
   y_SM = dispatch.from_rows(y_TM, rows)
-  delivery = Delivery(sent=(experts_GSK < E).sum(), served=rows.sizes_E.sum())
+  kept_GSK = experts_GSK < E
+  delivery = Delivery(kept_GSK.sum(), rows.sizes_E.sum(), kept_GSK)
   return y_SM.reshape(G, S, M), delivery
 
 
@@ -194,10 +199,10 @@ def _ring(x_gSM, experts_gSK, weights_gSK, weights, *, backend: str):
     weights,
     backend=backend,
   )
-  num_experts = num_local * jax.lax.axis_size("expert")
+  kept_gSK = experts_gSK < num_local * jax.lax.axis_size("expert")
   return (
     jax.lax.psum_scatter(y_GSM, "expert", scatter_dimension=0, tiled=True),
-    delivery._replace(sent=(experts_gSK < num_experts).sum()),
+    Delivery(kept_gSK.sum(), delivery.served, kept_gSK),
   )
 
 
@@ -226,7 +231,8 @@ def _ragged(x_GSM, experts_GSK, weights_GSK, weights, *, backend: str):
   y_TM = exchange(y_RM, traffic.back(), G * S * K, "expert")
   scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
   y_SM = dispatch.from_rows((y_TM * scale_T[:, None]).astype(x_GSM.dtype), rows)
-  delivery = Delivery(sent=rows.sizes_E.sum(), served=here.sizes_E.sum())
+  kept_GSK = experts_GSK < devices * num_local
+  delivery = Delivery(rows.sizes_E.sum(), here.sizes_E.sum(), kept_GSK)
   return y_SM.reshape(G, S, M), delivery
 
 

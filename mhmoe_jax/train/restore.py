@@ -9,21 +9,22 @@ from mhmoe_jax.train.state import init_params
 
 
 def load_model(
-  workdir: str, config: ConfigDict | None = None
+  workdir: str, config: ConfigDict | None = None, step: int | None = None
 ) -> tuple[RunConfig, dict]:
-  """The config and the parameters of the newest checkpoint, on the first device.
+  """The config and the parameters of a checkpoint, on the first device.
 
   Args:
     workdir: of a run.
     config: replaces the config saved with the checkpoint, such as for other data.
+    step: of the checkpoint; None for the newest.
 
   Raises:
-    ValueError: there is no checkpoint, or it is of another model.
+    ValueError: there is no such checkpoint, or it is of another model.
   """
-  cfg = resolve(ConfigDict(load_config(workdir)) if config is None else config)
+  cfg = resolve(ConfigDict(load_config(workdir, step)) if config is None else config)
   layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   shapes = jax.eval_shape(lambda: init_params(cfg.model, jax.random.key(0)))
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes
   )
-  return cfg, restore_params(workdir, abstract)
+  return cfg, restore_params(workdir, abstract, step)

@@ -33,6 +33,11 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
   return _read_newest(workdir, step, lambda directory: read_about(directory)["config"])
 
 
+def newest_step(workdir: epath.PathLike) -> int:
+  """Step of the newest checkpoint under `workdir`; ValueError if there is none."""
+  return _read_newest(workdir, None, lambda directory: int(directory.name))
+
+
 def restore_params(
   workdir: epath.PathLike, abstract_params: Any, step: int | None = None
 ) -> Any:

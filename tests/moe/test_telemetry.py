@@ -20,7 +20,11 @@ def _route(experts, num_experts, padding=()):
 
 
 def _all_served(choices):
-  return Delivery(jnp.array(choices), jnp.array(choices))
+  return _delivery(choices, choices)
+
+
+def _delivery(sent, served):
+  return Delivery(jnp.array(sent), jnp.array(served), kept_GSK=None)
 
 
 def test_two_tokens_of_two_heads_by_hand():
@@ -37,7 +41,7 @@ def test_two_tokens_of_two_heads_by_hand():
 def test_drops_are_shares_of_real_choices():
   # Two real sub-tokens make four choices: one found no slot, one was lost on the way.
   route = _route([[0, 1], [0, 2], [0, 1], [0, 1]], 4, padding=(2, 3))
-  stats = router_stats(route, Delivery(sent=jnp.array(3), served=jnp.array(2)), 2)
+  stats = router_stats(route, _delivery(sent=3, served=2), 2)
   np.testing.assert_allclose(stats.dropped_sender, 1 / 4)
   np.testing.assert_allclose(stats.dropped_receiver, 1 / 4)
 

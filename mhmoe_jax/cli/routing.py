@@ -1,0 +1,95 @@
+"""The verb routing: where the sub-tokens of a text go."""
+
+import os
+import sys
+import time
+
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from mhmoe_jax.cli import parsing
+
+
+def routing(argv: list[str]) -> None:
+  """Runs one of the verbs of `mhmoe routing`."""
+  verbs = {"trace": trace}
+  if not argv or argv[0] not in verbs:
+    raise ValueError(
+      f"routing must be followed by one of {', '.join(verbs)}, "
+      f"got {argv[0] if argv else 'nothing'!r}; see `mhmoe help`."
+    )
+  verbs[argv[0]](argv[1:])
+
+
+def trace(argv: list[str]) -> None:
+  """Runs a checkpoint over text and writes down where every sub-token goes."""
+  workdir = parsing.find_flag("workdir", argv)
+  if workdir is None:
+    raise ValueError("routing trace needs --workdir; see `mhmoe help`.")
+  values = parsing.make_flags()
+  flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
+  flags.DEFINE_integer("step", None, "of the checkpoint", 0, flag_values=values)
+  flags.DEFINE_string("data", None, "files of text or JSONL", flag_values=values)
+  flags.DEFINE_string("out", None, "directory to make", flag_values=values)
+  flags.DEFINE_string("name", None, "of the model, for figures", flag_values=values)
+  flags.DEFINE_string(
+    "unit", "paragraph", "a document of plain text: or line", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "max_tokens", None, "begin no document after these", 1, flag_values=values
+  )
+
+  from mhmoe_jax.analysis import tracing
+  from mhmoe_jax.data import documents, spans
+  from mhmoe_jax.train import restore, saved
+
+  step = parsing.find_flag("step", argv)
+  step = int(step) if step and step.isdecimal() else saved.newest_step(workdir)
+  config_flags.DEFINE_config_dict(
+    "config",
+    ConfigDict(saved.load_config(workdir, step)),
+    flag_values=values,
+    sys_argv=["mhmoe", *argv],
+  )
+  parsing.parse(values, "routing trace", argv, required=("data", "out"))
+  cfg, params = restore.load_model(workdir, values.config, step)
+  paths = spans.find_files(values.data)
+  name = values.name or os.path.basename(os.path.normpath(workdir))
+  meta = tracing.describe_model(cfg, values.config.to_dict(), name, step, paths)
+  texts = documents.iterate_documents(paths, values.unit, cfg.data.text_key or "text")
+  progress = _Progress(sum(epath.Path(path).stat().length for path in paths))
+  tracing.write_trace(
+    values.out,
+    meta,
+    cfg,
+    params,
+    texts,
+    max_tokens=values.max_tokens,
+    on_batch=progress,
+  )
+  progress.show()
+  print(f"wrote {values.out}: {progress.num_tokens:,} tokens of {name}, step {step}")
+
+
+class _Progress:
+  """A line on stderr every few seconds, for functions that call it with counts."""
+
+  def __init__(self, total_bytes: int):
+    self._total, self._start = total_bytes, time.monotonic()
+    self._next = self._start + 5
+    self.num_tokens = self._bytes = 0
+
+  def __call__(self, num_tokens: int, num_bytes: int) -> None:
+    self.num_tokens, self._bytes = num_tokens, num_bytes
+    if time.monotonic() > self._next:
+      self._next = time.monotonic() + 5
+      self.show()
+
+  def show(self) -> None:
+    rate = self.num_tokens / (time.monotonic() - self._start)
+    share = self._bytes / self._total
+    print(
+      f"{self.num_tokens:,} tokens, {rate:,.0f}/s, {share:.0%} of the text",
+      file=sys.stderr,
+    )

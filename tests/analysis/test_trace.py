@@ -1,0 +1,104 @@
+"""Traces on disk: whole or not there, read back as written."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mhmoe_jax.analysis import trace
+from mhmoe_jax.analysis.trace import Tokens, TraceMeta, TraceWriter, load_trace
+from mhmoe_jax.data.documents import Document
+
+META = TraceMeta(
+  name="m",
+  step=3,
+  config={"a": {"b": 1}},
+  layers=(1, 3),
+  num_heads=3,
+  num_experts=8,
+  top_k=2,
+  vocabulary="bytes",
+  window=15,
+  data_files=("x.txt",),
+)
+
+
+def some_tokens(first, count):
+  rng = np.random.default_rng(first)
+  order_T = np.arange(first, first + count)
+  return Tokens(
+    document_T=(order_T // 10).astype(np.int32),
+    position_T=(order_T % 10).astype(np.int32),
+    start_T=order_T % 10,
+    stop_T=order_T % 10 + 1,
+    text_T=np.array([chr(97 + t % 26) for t in order_T], object),
+    loss_T=rng.random(count, np.float32),
+    expert_TNHK=rng.integers(0, 8, (count, 2, 3, 2)).astype(np.int16),
+    weight_TNHK=rng.integers(0, 9, (count, 2, 3, 2)).astype(np.float32) / 8,
+    dropped_TNHK=rng.random((count, 2, 3, 2)) < 0.3,
+    entropy_TNH=rng.random((count, 2, 3), np.float32),
+  )
+
+
+def write(path, parts):
+  with TraceWriter(path, META) as writer:
+    writer.write_documents([Document("en", "abcdefghij"), Document("de", "klmno")])
+    for part in parts:
+      writer.write_tokens(part)
+
+
+def test_what_is_read_was_written(tmp_path, monkeypatch):
+  monkeypatch.setattr(trace, "GROUP_TOKENS", 6)
+  parts = [some_tokens(0, 4), some_tokens(4, 4), some_tokens(8, 7)]
+  write(tmp_path / "t", parts)
+  made = load_trace(tmp_path / "t")
+  for name in Tokens._fields:
+    whole = np.concatenate([getattr(part, name) for part in parts])
+    np.testing.assert_array_equal(getattr(made, name), whole)
+    assert getattr(made, name).dtype == whole.dtype
+  assert made.meta == dataclasses.replace(META, num_tokens=15, num_documents=2)
+  assert list(made.label_T) == ["en"] * 10 + ["de"] * 5
+
+  begun = load_trace(tmp_path / "t", max_tokens=9)
+  np.testing.assert_array_equal(begun.loss_T, made.loss_T[:9])
+  assert begun.documents == made.documents[:1]
+
+
+def test_groups_are_written_as_they_fill(tmp_path, monkeypatch):
+  monkeypatch.setattr(trace, "GROUP_TOKENS", 6)
+  held = []
+  with TraceWriter(tmp_path / "t", META) as writer:
+    writer.write_documents([Document("en", "abcdefghij")])
+    for first in range(0, 40, 4):
+      writer.write_tokens(some_tokens(first, 4))
+      held.append(sum(len(part.loss_T) for part in writer._pending))
+  assert max(held) < 6
+  file = trace.parquet.ParquetFile(tmp_path / "t" / "tokens.parquet")
+  sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+  file.close()
+  assert sizes == [8] * 5
+
+
+def test_half_a_trace_is_none(tmp_path):
+  with pytest.raises(AttributeError):
+    write(tmp_path / "t", [some_tokens(0, 4), None])
+  with pytest.raises(ValueError, match=r"^no trace at "):
+    load_trace(tmp_path / "t")
+  write(tmp_path / "t", [some_tokens(0, 4)])  # what is left over is in nobody's way
+  assert [path.name for path in tmp_path.iterdir()] == ["t"]
+
+
+def test_nothing_is_overwritten(tmp_path):
+  (tmp_path / "t").mkdir()
+  with pytest.raises(ValueError, match=r"^a trace is written to a new directory, got "):
+    TraceWriter(tmp_path / "t", META)
+
+
+def test_another_format_is_refused(tmp_path):
+  write(tmp_path / "t", [some_tokens(0, 4)])
+  meta = tmp_path / "t" / "meta.json"
+  meta.write_text(
+    meta.read_text().replace('"format_version": 1', '"format_version": 9')
+  )
+  with pytest.raises(ValueError, match=r"^a trace must be of format 1, got format 9"):
+    load_trace(tmp_path / "t")
