@@ -1,4 +1,4 @@
-"""Trains the rows of a table: python run.py --table 1 --data DIR --out runs/small_tables
+"""Trains the rows of a table: run.py --table 1 --data DIR --out runs/small_tables
 
 DIR/english/{train,valid}.txt and DIR/multilingual/*.{train,valid}.txt are plain text.
 Start it as often as there are cores: the processes share the work. Start it again after
@@ -51,12 +51,12 @@ def make_jobs(table: str, steps: int) -> list[Job]:
       for rate in RATES
     ],
     "1": final(["dense", *counts(8)], (0, 1, 2)),
-    "5": final(["xmoe_8", *(f"heads_{h}" for h in rows.HEADS)]),
+    "5": final(["xmoe_8", "mhmoe_8", *(f"heads_{h}" for h in rows.HEADS)]),
     "6": final(
       ["dense", "dense_mlp", "xmoe_8", "xmoe_mlp", "mhmoe_without_mlp", "mhmoe_8"]
     ),
-    "7": final([f"linear_{n}" for n in range(4)]),
-    "balance": final([f"balance_{weight:g}" for weight in rows.BALANCE]),
+    "7": final(["mhmoe_without_mlp", "mhmoe_8", "linear_2", "linear_3"]),
+    "balance": final(["mhmoe_8", *(f"balance_{weight:g}" for weight in rows.BALANCE)]),
     "1_32": final(counts(32)),
     "scaling": final(
       f"{kind}_{n}"
@@ -111,6 +111,8 @@ def make_config(job: Job, rate: float, data: pathlib.Path, out: pathlib.Path):
   config = rows.get_config(f"{job.row},{job.language}")
   rows.set_steps(config, job.steps)
   config.optimizer.learning_rate = rate
+  if job.rate:  # Nobody draws the curve of a search.
+    config.train.eval_every = config.train.checkpoint_every = job.steps
   config.train.seed = config.data.seed = job.seed
   config.data.train = str(data / pathlib.Path(config.data.train).relative_to("data"))
   config.data.valid = str(data / pathlib.Path(config.data.valid).relative_to("data"))
