@@ -74,7 +74,9 @@ def make_jobs(table: str, steps: int) -> list[Job]:
 
 def read_results(path: pathlib.Path) -> list[dict]:
   """The results so far."""
-  return [json.loads(line) for line in path.open()] if path.exists() else []
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def job_of(result: dict) -> Job:
