@@ -146,8 +146,8 @@ def get_config(row: str = "mhmoe_8"):
 
 
 def set_steps(config, steps: int) -> None:
-  """Trains for so many steps, a tenth of them warm-up, with six evaluations."""
+  """Trains for so many steps, a tenth of them warm-up, with five evaluations."""
   config.train.num_steps = steps
   config.optimizer.warmup_steps = max(1, steps // 10)
-  config.train.eval_every = max(1, steps // 6)
+  config.train.eval_every = max(1, steps // 5)
   config.train.checkpoint_every = max(1, steps // 2)

@@ -176,8 +176,22 @@ def commit() -> str:
   return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def work(jobs: list[Job], data: pathlib.Path, out: pathlib.Path, train=train) -> None:
-  """Does what no other process is doing until all is done, or a signal says stop."""
+def work(
+  jobs: list[Job],
+  data: pathlib.Path,
+  out: pathlib.Path,
+  common_rate: float | None = None,
+  train=train,
+) -> None:
+  """Does what no other process is doing until all is done, or a signal says stop.
+
+  Args:
+    jobs: the most wanted first.
+    data: folder of the texts.
+    out: folder of the runs and, in `results`, of what came of them.
+    common_rate: of all jobs without a rate of their own; None: search for each kind.
+    train: trains one job.
+  """
   path = out / "results" / "runs.jsonl"
   version = commit()
   while True:
@@ -186,7 +200,7 @@ def work(jobs: list[Job], data: pathlib.Path, out: pathlib.Path, train=train) ->
     if not left:
       return
     for job in left:
-      rate = job.rate or best_rate(results, job)
+      rate = job.rate or common_rate or best_rate(results, job)
       if rate is None:
         continue
       name = f"{job.row}-{job.language}-{job.steps}-{job.seed}"
@@ -210,9 +224,13 @@ def main():
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--steps", type=int, default=300, help="of 1,024 tokens")
+  parser.add_argument("--rate", type=float, help="for every model, without a search")
   args = parser.parse_args()
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
-  work(make_jobs(args.table, args.steps), args.data, args.out)
+  jobs = make_jobs(args.table, args.steps)
+  if args.rate:
+    jobs = [job for job in jobs if job.rate is None]
+  work(jobs, args.data, args.out, args.rate)
 
 
 if __name__ == "__main__":

@@ -101,12 +101,12 @@ def test_a_queue_goes_on_where_it_stopped(run, rows, tmp_path, monkeypatch):
   jobs = [
     job for job in run.make_jobs("1", 10) if rows.kind_of(job.row) in ("dense", "smoe")
   ]
-  run.work(jobs, tmp_path, tmp_path, train)
+  run.work(jobs, tmp_path, tmp_path, train=train)
   assert len(done) == 4
-  run.work(jobs, tmp_path, tmp_path, train)
+  run.work(jobs, tmp_path, tmp_path, train=train)
   assert [job for job, _ in done] == jobs
   assert {rate for job, rate in done if job.rate is None} == {0.004}
-  run.work(jobs, tmp_path, tmp_path, train)
+  run.work(jobs, tmp_path, tmp_path, train=train)
   assert len(done) == len(jobs) == 12
 
 
