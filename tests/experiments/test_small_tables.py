@@ -108,6 +108,9 @@ def test_a_queue_goes_on_where_it_stopped(run, rows, tmp_path, monkeypatch):
   assert {rate for job, rate in done if job.rate is None} == {0.004}
   run.work(jobs, tmp_path, tmp_path, train=train)
   assert len(done) == len(jobs) == 12
+  other = tmp_path / "other"
+  run.work(jobs[-1:], tmp_path, other, 0.01, train)
+  assert done[-1] == (jobs[-1], 0.01)
 
 
 def test_what_a_result_tells(run, tmp_path, monkeypatch):
