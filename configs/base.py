@@ -64,6 +64,10 @@ def get_config() -> ConfigDict:
   data.train = ""  # files or patterns, comma-separated, local or gs://; a TFDS split
   data.valid = ""
   data.text_key = "text"  # the field of a JSONL or TFDS record
+  # Several texts, such as languages: config.data.mixture = {"de": {"train": "de.txt",
+  # "valid": "de_valid.txt"}, ...}, with source, name and text_key where they differ.
+  data.mixture = ConfigDict()
+  data.mixture_exponent = 0.3  # 1: as often as they are large; 0: all alike
   data.vocabulary = "bytes"  # or the path of a SentencePiece model
   data.sequence_length = 256
   data.shuffle_buffer = 1_000  # sequences, in each stream

@@ -118,7 +118,7 @@ def evaluate(argv: list[str]) -> None:
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
-    config.data.source = "text"
+    config.data.source, config.data.mixture = "text", ConfigDict()
     config.data.train = config.data.valid = values.text
   cfg, params = restore.load_model(workdir, config)
   result = perplexity.evaluate_model(cfg, params)
@@ -128,3 +128,5 @@ def evaluate(argv: list[str]) -> None:
     f"bits per byte  {result.bits_per_byte:.4f}\n"
     f"text           {result.num_tokens:,} tokens, {result.num_bytes:,} bytes"
   )
+  for name, part in result.members.items():
+    print(f"{name:14} {part.bits_per_byte:.4f} bits per byte, {part.loss:.4f} nats")

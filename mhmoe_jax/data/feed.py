@@ -121,6 +121,11 @@ def describe_pipeline(
   cfg: DataConfig, split: str, batch_size: int
 ) -> dict[str, str | int]:
   """Returns all that decides what a feed yields; the other split does not."""
-  fields = dataclasses.asdict(cfg)
-  del fields["valid" if split == "train" else "train"]
+  fields, other = dataclasses.asdict(cfg), "valid" if split == "train" else "train"
+  del fields[other]
+  if cfg.mixture:
+    for own in fields["mixture"].values():
+      own.pop(other, None)
+  else:
+    del fields["mixture"], fields["mixture_exponent"]
   return fields | {"split": split, "batch_size": batch_size}

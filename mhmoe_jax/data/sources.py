@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.data.config import DataConfig, named
 from mhmoe_jax.data.jsonl import read_documents
 from mhmoe_jax.data.quiet import seqio, tf, tfds
 from mhmoe_jax.data.spans import Span, cut_spans, find_files, read_span
@@ -38,6 +38,28 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
   return FileSource(
     {"train": find_files(train), "validation": find_files(valid)}, text_key
   )
+
+
+def mixture_rates(cfg: DataConfig) -> list[float]:
+  """Returns the probability of each member of a mixture, in their order.
+
+  Raises:
+    ValueError: a member cannot be read, or only some are of TFDS, whose sizes are in
+      records and not in bytes.
+  """
+  members = cfg.members()
+  kinds = {member.source == "tfds" for member in members.values()}
+  if len(kinds) > 1 and cfg.mixture_exponent > 0:
+    raise ValueError(
+      "members of a mixture must be all of tfds, or none, unless mixture_exponent is "
+      f"0, got mixture_exponent={cfg.mixture_exponent}."
+    )
+  sizes = []
+  for name, member in members.items():
+    with named(name):
+      sizes.append(make_source(member).size("train"))
+  powers = [float(size) ** cfg.mixture_exponent for size in sizes]
+  return [power / sum(powers) for power in powers]
 
 
 @contextlib.contextmanager
@@ -94,6 +116,10 @@ class FileSource(seqio.DataSource):
       ds = ds.shuffle(len(spans), seed=seed)
     return ds.map(self._read).unbatch()
 
+  def size(self, split: str) -> int:
+    """Returns the bytes of a split."""
+    return sum(tf.io.gfile.stat(path).length for path in self._split_to_paths[split])
+
   def iterate_texts(self, split: str) -> Iterator[bytes]:
     """Yields the texts of a split in order, without tensorflow."""
     for span in cut_spans(self._split_to_paths[split], 1):
@@ -141,6 +167,10 @@ class TfdsSource(seqio.TfdsDataSource):
       split=self._tfds_splits[split], shuffle_files=shuffle, read_config=config
     )
     return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
+
+  def size(self, split: str) -> int:
+    """Returns the records of a split."""
+    return self.tfds_dataset.builder.info.splits[self._tfds_splits[split]].num_examples
 
   def iterate_texts(self, split: str) -> Iterator[bytes]:
     """Yields the texts of a split in order."""

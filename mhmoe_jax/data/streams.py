@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.data.config import DataConfig, named
 from mhmoe_jax.data.feed import Batch, Feed, describe_pipeline, open_split
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
+from mhmoe_jax.data.sources import mixture_rates
 
 # TensorFlow's threads for all streams together; training on a CPU needs the cores.
 _THREADS = 4
@@ -61,7 +62,8 @@ def make_train_feed(
   """Returns an endless feed of shuffled training text.
 
   In every epoch of a stream each window of its share comes once, in a new order that
-  follows from cfg.seed alone.
+  follows from cfg.seed alone. Of a mixture each member has epochs of its own, and every
+  window is drawn from one of them at random.
 
   Args:
     cfg: the data.
@@ -84,6 +86,23 @@ def make_train_feed(
 
 def _make_stream(cfg: DataConfig, batch_size: int, stream: int, threads: int) -> Feed:
   shard = seqio.ShardInfo(stream, cfg.streams)
+  if cfg.mixture:
+    parts = []
+    for name, member in cfg.members().items():
+      with named(name):
+        parts.append(_read_forever(member, shard))
+    # As seqio.Mixture draws. That would repeat each member before its shuffle buffer,
+    # and take the sizes from a cache.
+    seed = np.random.SeedSequence([cfg.seed, stream]).generate_state(1)[0] >> 1
+    ds = tf.data.Dataset.sample_from_datasets(parts, mixture_rates(cfg), int(seed))
+  else:
+    ds = _read_forever(cfg, shard)
+  ds = pack(ds, cfg.sequence_length, batch_size // cfg.streams)
+  pipeline = describe_pipeline(cfg, "train", batch_size) | {"stream": stream}
+  return Feed(ds, pipeline, threads)
+
+
+def _read_forever(cfg: DataConfig, shard: seqio.ShardInfo) -> tf.data.Dataset:
   read = open_split(cfg, "train", shard)
 
   # seqio repeats before the shuffle buffer, which then mixes epochs; and a shuffle that
@@ -97,7 +116,4 @@ def _make_stream(cfg: DataConfig, batch_size: int, stream: int, threads: int) ->
     )
     return read(seed=seed)
 
-  ds = tf.data.Dataset.counter().flat_map(read_epoch)
-  ds = pack(ds, cfg.sequence_length, batch_size // cfg.streams)
-  pipeline = describe_pipeline(cfg, "train", batch_size) | {"stream": stream}
-  return Feed(ds, pipeline, threads)
+  return tf.data.Dataset.counter().flat_map(read_epoch)

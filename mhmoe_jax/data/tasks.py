@@ -81,6 +81,8 @@ def read_windows(
 def iterate_texts(cfg: DataConfig, split: str) -> Iterator[str]:
   """Yields the texts of a split in order: documents, or spans of plain text files.
 
+  Those of a mixture come member by member, all of each.
+
   Args:
     cfg: the data; its vocabulary is not used.
     split: "train" or "validation".
@@ -88,5 +90,6 @@ def iterate_texts(cfg: DataConfig, split: str) -> Iterator[str]:
   Raises:
     ValueError: the text cannot be read.
   """
-  for text in make_source(cfg).iterate_texts(split):
-    yield text.decode()
+  for part in cfg.members().values() if cfg.mixture else [cfg]:
+    for text in make_source(part).iterate_texts(split):
+      yield text.decode()

@@ -6,8 +6,7 @@ from mhmoe_jax import sharding
 from mhmoe_jax.train.config import RunConfig
 from mhmoe_jax.train.evaluate import (
   Evaluation,
-  evaluate,
-  evaluation_batches,
+  evaluate_split,
   make_eval_step,
 )
 
@@ -15,6 +14,6 @@ from mhmoe_jax.train.evaluate import (
 def evaluate_model(cfg: RunConfig, params) -> Evaluation:
   """The validation split of `cfg.data`, all of it, on one device."""
   mesh = sharding.make_mesh(data=1)
-  batches = evaluation_batches(cfg.data, cfg.train.batch_size, mesh)
+  eval_step = jax.jit(make_eval_step(cfg.model))
   with jax.set_mesh(mesh):
-    return evaluate(jax.jit(make_eval_step(cfg.model)), params, batches, limit=0)
+    return evaluate_split(eval_step, params, cfg.data, cfg.train.batch_size, mesh)

@@ -4,8 +4,9 @@ Bits per byte divide by the bytes of the text, not by tokens, so models with dif
 vocabularies can be compared.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import math
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
   num_tokens: int
   num_bytes: int
   load_NHE: np.ndarray | None  # load of each MoE layer, see `RouterStats.load_HE`
+  members: Mapping[str, "Evaluation"] = MappingProxyType({})  # of a mixture
 
   @property
   def perplexity(self) -> float:
@@ -88,7 +90,40 @@ def evaluate(
   )
 
 
-def evaluation_batches(
+def evaluate_split(
+  eval_step: Callable,
+  params,
+  data: DataConfig,
+  batch_size: int,
+  mesh: Mesh,
+  limit: int = 0,
+) -> Evaluation:
+  """Runs `eval_step` over the validation split of `data`, at most `limit` batches.
+
+  Of a mixture every member counts alike, whatever its size: losses, bits per byte and
+  loads are means over the members, the perplexity is their geometric mean.
+  """
+
+  def run(data: DataConfig) -> Evaluation:
+    return evaluate(eval_step, params, _batches(data, batch_size, mesh), limit)
+
+  if not data.mixture:
+    return run(data)
+  members = {name: run(member) for name, member in data.members().items()}
+  every = list(members.values())
+  return Evaluation(
+    loss=float(np.mean([e.loss for e in every])),
+    bits_per_byte=float(np.mean([e.bits_per_byte for e in every])),
+    num_tokens=sum(e.num_tokens for e in every),
+    num_bytes=sum(e.num_bytes for e in every),
+    load_NHE=None
+    if every[0].load_NHE is None
+    else np.mean([e.load_NHE for e in every], axis=0),
+    members=members,
+  )
+
+
+def _batches(
   data: DataConfig, batch_size: int, mesh: Mesh
 ) -> Iterator[tuple[Batch, int]]:
   """Validation batches on the devices of `mesh`, each with its bytes of text."""

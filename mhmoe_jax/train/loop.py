@@ -13,8 +13,7 @@ from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import (
   Evaluation,
   check_vocabulary,
-  evaluate,
-  evaluation_batches,
+  evaluate_split,
   make_eval_step,
 )
 from mhmoe_jax.train.optimizer import make_optimizer
@@ -78,9 +77,9 @@ def train(config: ConfigDict, workdir: str) -> Result:
   eval_step = jax.jit(make_eval_step(cfg.model), out_shardings=readable)
 
   def validate(step: int) -> Evaluation:
-    batches = evaluation_batches(cfg.data, cfg.train.batch_size, mesh)
+    size, limit = cfg.train.batch_size, cfg.train.eval_batches
     with report.progress.paused():
-      result = evaluate(eval_step, state["params"], batches, cfg.train.eval_batches)
+      result = evaluate_split(eval_step, state["params"], cfg.data, size, mesh, limit)
     report.evaluation(step, result)
     return result
 

@@ -60,14 +60,13 @@ class Report:
 
   def evaluation(self, step: int, result: Evaluation) -> None:
     """Writes and shows an evaluation."""
-    self._writer.write(
-      step,
-      {
-        "valid/loss": result.loss,
-        "valid/perplexity": result.perplexity,
-        "valid/bits_per_byte": result.bits_per_byte,
-      },
-    )
+    row = {}
+    for name, part in {"": result, **result.members}.items():
+      where = f"valid/{name}/" if name else "valid/"
+      row[where + "loss"] = part.loss
+      row[where + "perplexity"] = part.perplexity
+      row[where + "bits_per_byte"] = part.bits_per_byte
+    self._writer.write(step, row)
     self.progress.note(
       f"step {step}  validation: loss {result.loss:.4f}  "
       f"bits per byte {result.bits_per_byte:.4f}"

@@ -24,6 +24,11 @@ def describe(cfg: RunConfig, result: Result) -> str:
       f"validation      {e.bits_per_byte:.4f} bits per byte, perplexity "
       f"{e.perplexity:.3f} per token, over {e.num_bytes:,} bytes"
     )
+    lines += [
+      f"  {name:13} {part.bits_per_byte:.4f} bits per byte, perplexity "
+      f"{part.perplexity:.3f}, over {part.num_bytes:,} bytes"
+      for name, part in e.members.items()
+    ]
     if e.load_NHE is not None:
       load_NE = e.load_NHE.mean(axis=1)
       lines.append(

@@ -35,6 +35,8 @@ def cfg() -> DataConfig:
   """Tiny Shakespeare in bytes."""
   return DataConfig(
     source="bundled",
+    mixture={},
+    mixture_exponent=1.0,
     name="",
     train="",
     valid="",
