@@ -78,6 +78,11 @@ def test_train_sample_eval(tmp_path, text, capsys, ffn):
   assert "98% of the text" in shown.err  # the line end belongs to no document
   assert "".join(load_trace(traced).text_T) == other.read_text().strip()
 
+  drawn = tmp_path / "drawn"
+  assert cli.main(["routing", "figures", f"--trace={traced}", f"--out={drawn}"]) == 0
+  assert "wrote activation.png, run_load.png" in capsys.readouterr().out
+  assert (drawn / "activation.png").exists()
+
 
 def test_tokenizer_then_train_with_it(tmp_path, text, capsys):
   model = tmp_path / "small.model"

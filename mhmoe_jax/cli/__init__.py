@@ -26,6 +26,8 @@ USAGE = """usage: mhmoe VERB [flags]
              [--sweep mesh,capacity,remat,batch] [--json]
   routing trace   --workdir runs/tiny --data FILES --out trace/ [--unit line]
              [--step N] [--max_tokens N] [--name NAME] [--config.model.moe.KEY=VALUE]
+  routing figures --trace trace/,OTHER/ --out figures/ [--max_tokens N]
+             [--homographs TSV] [--senses TSV]
 
 mhmoe VERB --help tells more."""
 

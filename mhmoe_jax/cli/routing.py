@@ -13,7 +13,7 @@ from mhmoe_jax.cli import parsing
 
 def routing(argv: list[str]) -> None:
   """Runs one of the verbs of `mhmoe routing`."""
-  verbs = {"trace": trace}
+  verbs = {"trace": trace, "figures": figures}
   if not argv or argv[0] not in verbs:
     raise ValueError(
       f"routing must be followed by one of {', '.join(verbs)}, "
@@ -70,6 +70,34 @@ def trace(argv: list[str]) -> None:
   )
   progress.show()
   print(f"wrote {values.out}: {progress.num_tokens:,} tokens of {name}, step {step}")
+
+
+def figures(argv: list[str]) -> None:
+  """Draws whatever some traces allow."""
+  values = parsing.make_flags()
+  flags.DEFINE_list("trace", [], "directories of traces", flag_values=values)
+  flags.DEFINE_string("out", None, "directory of the figures", flag_values=values)
+  flags.DEFINE_integer(
+    "max_tokens", None, "read no more of each trace", 1, flag_values=values
+  )
+  flags.DEFINE_string(
+    "homographs", None, "TSV of labelled sentences", flag_values=values
+  )
+  flags.DEFINE_string("senses", None, "TSV of WordNet counts", flag_values=values)
+  parsing.parse(values, "routing figures", argv, required=("out",))
+  if not values.trace:
+    raise ValueError("routing figures needs --trace; see `mhmoe help`.")
+
+  from mhmoe_jax.analysis import gallery, words
+  from mhmoe_jax.analysis.trace import load_trace
+
+  drawn = gallery.draw_all(
+    [load_trace(path, values.max_tokens) for path in values.trace],
+    values.out,
+    contexts=words.load_homographs(values.homographs) if values.homographs else (),
+    sense_counts=words.load_sense_counts(values.senses) if values.senses else None,
+  )
+  print(f"wrote {', '.join(drawn)} to {values.out}")
 
 
 class _Progress:
