@@ -162,7 +162,8 @@ def write(folder: pathlib.Path) -> str:
   for title, language, reference, jobs in TABLES:
     found = group(results, language)
     names = list(dict.fromkeys([reference, *(j.row for j in jobs if not j.rate)]))
-    if len(lines_of := table(title, found, reference, names)) > 6:  # not the reference alone
+    lines_of = table(title, found, reference, names)
+    if len(lines_of) > 6:  # not the reference alone
       lines += lines_of
       name = title.split(" (")[0].lower().replace(",", "").replace(" ", "_")
       draw_curves(found, names, folder / f"{name}.png")
