@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
   # "valid": "de_valid.txt"}, ...}, with source, name and text_key where they differ.
   data.mixture = ConfigDict()
   data.mixture_exponent = 0.3  # 1: as often as they are large; 0: all alike
-  data.vocabulary = "bytes"  # or the path of a SentencePiece model
+  data.vocabulary = "bytes"  # or "cl100k" (tiktoken's), a SentencePiece model's path
   data.sequence_length = 256
   data.shuffle_buffer = 1_000  # sequences, in each stream
   data.streams = 1  # readers that share the text; a multiple of the processes, for good

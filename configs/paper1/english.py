@@ -133,11 +133,11 @@ def get_config(row: str = "mhmoe_8"):
       MoeConfig(**moe), mhmoe_8, model.embed_dim, matching.parameters
     )
 
-  # RedPajama, one JSON record a line; bring the files and the vocabulary.
+  # RedPajama, one JSON record a line; bring the files.
   config.data.source = "jsonl"
   config.data.train = "data/redpajama/train/*.jsonl"
   config.data.valid = "data/redpajama/valid/*.jsonl"
-  config.data.vocabulary = "data/cl100k.model"
+  config.data.vocabulary = "cl100k"  # GPT-4's; the multilingual model has it, too
   config.data.shuffle_buffer = 10_000
   _train(config, recipe)
   return config

@@ -32,7 +32,7 @@ class DataConfig:
     mixture_exponent: a window is of member l with probability n_l ** exponent over
       their sum, n_l the bytes (of tfds, the records) of its training text; from 0, all
       alike, to 1, in proportion. The reciprocal of what is called temperature.
-    vocabulary: "bytes", or the path of a SentencePiece model.
+    vocabulary: "bytes", "cl100k" or the path of a SentencePiece model.
     sequence_length: tokens per example, at least 2.
     shuffle_buffer: examples, each of up to sequence_length tokens, from which training
       draws at random, in each stream. They are tokenised before the first batch of
@@ -63,7 +63,7 @@ class DataConfig:
       self._check_source()
     if not self.vocabulary:
       raise ValueError(
-        "vocabulary must be 'bytes' or the path of a SentencePiece model, got "
+        "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
         f"vocabulary={self.vocabulary!r}."
       )
     length = self.sequence_length

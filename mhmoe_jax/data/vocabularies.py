@@ -7,13 +7,15 @@ loss / log(2) * tokens / bytes. `count_token_bytes` supplies the bytes.
 from google.protobuf.message import DecodeError
 import numpy as np
 
+from mhmoe_jax.data.bpe import TiktokenVocabulary, load_cl100k
 from mhmoe_jax.data.quiet import seqio, tf
 
 
 def make_vocabulary(name: str) -> seqio.Vocabulary:
-  """Returns the vocabulary "bytes" or the SentencePiece model at a path.
+  """Returns the vocabulary "bytes", "cl100k" or the SentencePiece model at a path.
 
   The vocabulary "bytes" has 259 tokens: pad 0, eos 1, unk 2, then byte b at b + 3.
+  "cl100k" is GPT-4's, from a file that bpe.py finds or downloads.
 
   Raises:
     ValueError: the file is not there or not a model, or its pad id is not 0, or it has
@@ -21,12 +23,14 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
   """
   if name == "bytes":
     return seqio.ByteVocabulary()
+  if name == "cl100k":
+    return load_cl100k()
   vocabulary = seqio.SentencePieceVocabulary(name)
   try:
     tokenizer = vocabulary.tokenizer
   except (tf.errors.OpError, DecodeError, RuntimeError) as error:
     raise ValueError(
-      "vocabulary must be 'bytes' or the path of a SentencePiece model, got "
+      "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
       f"vocabulary={name!r} ({type(error).__name__})."
     ) from None
   # Targets are padded with 0, so 0 must not be a token of text.
@@ -43,8 +47,9 @@ def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   """Returns token_bytes_V: the UTF-8 bytes of text that each token stands for.
 
   pad, eos, unk and other control tokens stand for none. The sum over an encoded text is
-  exactly its length for "bytes" and for models of tokenizer.py. Another SentencePiece
-  model may normalise the text or emit unk; then it is the length of what is left.
+  exactly its length for "bytes", "cl100k" and models of tokenizer.py. Another
+  SentencePiece model may normalise the text or emit unk; then it is the length of what
+  is left.
 
   Returns:
     (V,) int32, V = vocabulary.vocab_size.
@@ -53,6 +58,8 @@ def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
     bytes_V = np.ones(vocabulary.vocab_size, np.int32)
     bytes_V[[vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]] = 0
     return bytes_V
+  if isinstance(vocabulary, TiktokenVocabulary):
+    return vocabulary.count_bytes()
   tokenizer = vocabulary.tokenizer
   return np.array(
     [_piece_bytes(tokenizer, token) for token in range(vocabulary.vocab_size)], np.int32

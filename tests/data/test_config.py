@@ -25,7 +25,7 @@ import pytest
     ),
     (
       {"vocabulary": ""},
-      "vocabulary must be 'bytes' or the path of a SentencePiece model, got "
+      "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
       "vocabulary=''.",
     ),
     (
