@@ -47,11 +47,11 @@ def test_ids_are_one_higher(nasty):
 @pytest.mark.usefixtures("_small_cl100k")
 def test_resume_is_bit_for_bit(text_cfg):
   cfg = dataclasses.replace(text_cfg, vocabulary="cl100k")
-  feed = make_train_feed(cfg, 8)
+  feed = make_train_feed(cfg, 40)
   take(feed, 5)
   state = feed.save([0])
   expected = take(feed, 12)
-  resumed = make_train_feed(cfg, 8)
+  resumed = make_train_feed(cfg, 40)
   resumed.restore({0: state[0]})
   assert_equal(take(resumed, 12), expected)
 
