@@ -111,3 +111,13 @@ def test_senses():
   np.testing.assert_allclose(found["bar"].divergence, 0.0, atol=1e-9)
   assert found["bar"].p_value == 1.0
   assert 0 < found["bank"].chance < 0.3
+
+
+def test_frequency_is_taken_out():
+  # Diversity falls with the log frequency alone, and words of the group are rarer.
+  count_W = np.array([1, 2, 4, 2, 4, 8])
+  occurrences = [Occurrence(0, 0, 1, str(w), "ab"[w // 3]) for w in range(6)]
+  words = words_of(9 - np.log(count_W), [1] * 6)._replace(count_W=count_W)
+  effect = diversity.compare_groups(words, occurrences, "a", samples=20)
+  np.testing.assert_allclose(effect.difference, np.log(2))
+  np.testing.assert_allclose(effect.adjusted, 0, atol=1e-9)

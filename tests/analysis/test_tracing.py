@@ -180,3 +180,12 @@ def test_max_tokens_begins_no_more_documents(tmp_path):
   made = load_trace(tmp_path / "short")
   assert made.documents == DOCUMENTS[:2]
   assert calls == [(43 + 12, 43 + 12)]
+
+
+def test_a_document_longer_than_a_batch(tmp_path, monkeypatch):
+  monkeypatch.setattr(tracing, "_BATCH_TOKENS", 16)
+  document = Document("en", "éa" * 20)
+  made, _, _ = trace(tmp_path, [document])
+  assert made.start_T.tolist() == list(range(60))
+  assert made.stop_T.tolist() == list(range(1, 61))
+  assert made.position_T.tolist() == list(range(60))

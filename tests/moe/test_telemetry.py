@@ -3,7 +3,7 @@ import numpy as np
 
 from mhmoe_jax import active_share
 from mhmoe_jax.moe import routing
-from mhmoe_jax.moe.telemetry import router_stats
+from mhmoe_jax.moe.telemetry import choices, router_stats
 from mhmoe_jax.moe.transport import Delivery
 
 
@@ -19,8 +19,8 @@ def _route(experts, num_experts, padding=()):
   )
 
 
-def _all_served(choices):
-  return _delivery(choices, choices)
+def _all_served(count):
+  return _delivery(count, count)
 
 
 def _delivery(sent, served):
@@ -68,3 +68,15 @@ def test_active_share_is_in_units_of_an_even_share():
   load_E = jnp.array([0.9, 0.05, 0.03, 0.02])
   np.testing.assert_allclose(active_share(load_E), 0.75)
   np.testing.assert_allclose(active_share(load_E, threshold=0.15), 0.5)
+
+
+def test_choices_by_token_and_head():
+  route = _route([[0, 1], [0, 2], [3, 1], [0, 1]], 4, padding=(2, 3))
+  kept_GSK = jnp.array([[[True, False], [True, True], [False] * 2, [False] * 2]])
+  made = choices(route, _delivery(3, 3)._replace(kept_GSK=kept_GSK), num_heads=2)
+  assert made.expert_BLHK.tolist() == [[[[0, 1], [0, 2]], [[4, 4], [4, 4]]]]
+  assert made.kept_BLHK.tolist() == [
+    [[[True, False], [True, True]], [[False] * 2, [False] * 2]]
+  ]
+  assert made.weight_BLHK.tolist() == [[[[0.25] * 2] * 2, [[0.0] * 2] * 2]]
+  np.testing.assert_allclose(made.entropy_BLH, np.full((1, 2, 2), np.log(4)), rtol=1e-6)
