@@ -28,6 +28,7 @@ from mhmoe_jax.plan import matching
 EMBED_DIM = 96
 DENSE_DIM = 384
 VOCABULARIES = {"english": 2048, "multilingual": 4096}
+LANGUAGES = "ar bg de el en es fr hi ru sw th tr ur vi zh".split()
 COUNTS = (8, 16, 32, 64, 128, 256)
 HEADS = (2, 6, 8, 12)  # 4 is mhmoe_8
 BALANCE = (0.0, 0.001, 0.1)  # 0.01 is mhmoe_8
@@ -126,22 +127,27 @@ def get_config(row: str = "mhmoe_8"):
   if row.startswith("balance_"):
     config.objective.balance_weight = float(row.removeprefix("balance_"))
 
-  # A file is a document of its own; languages mix in proportion to their bytes.
   config.data.source = "text"
-  names = {"english": "", "multilingual": "*."}[language]
-  config.data.train = f"data/{language}/{names}train.txt"
-  config.data.valid = f"data/{language}/{names}valid.txt"
+  config.train.eval_batches = 40
+  if language == "english":
+    config.data.train = "data/english/train.txt"
+    config.data.valid = "data/english/valid.txt"
+  else:
+    config.data.mixture = {
+      x: {part: f"data/multilingual/{x}.{part}.txt" for part in ("train", "valid")}
+      for x in LANGUAGES
+    }
+    config.train.eval_batches = 5  # of each language
   config.data.vocabulary = f"runs/{language}.model"
   config.data.sequence_length = 128
-  config.data.shuffle_buffer = 10_000
+  config.data.shuffle_buffer = 2_000
 
   config.optimizer.schedule = "linear"
   config.optimizer.final_fraction = 0.0
   config.train.batch_size = 8  # 1,024 tokens
   config.train.log_every = 20
-  config.train.eval_batches = 40
   config.train.keep_last = 1
-  set_steps(config, 300)
+  set_steps(config, 600)
   return config
 
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import config as rows
 
 HERE = pathlib.Path(__file__).parent
-RATES = (0.002, 0.004, 0.008)
+RATES = (0.004, 0.008, 0.016, 0.032)
 
 
 class Job(NamedTuple):
@@ -52,6 +52,7 @@ def make_jobs(table: str, steps: int) -> list[Job]:
     ],
     "1": final(["dense", *counts(8)], (0, 1, 2)),
     "5": final(["xmoe_8", "mhmoe_8", *(f"heads_{h}" for h in rows.HEADS)]),
+    "1_multilingual": final(["dense", *counts(8), *counts(32)], (0,), "multilingual"),
     "6": final(
       ["dense", "dense_mlp", "xmoe_8", "xmoe_mlp", "mhmoe_without_mlp", "mhmoe_8"]
     ),
@@ -61,9 +62,8 @@ def make_jobs(table: str, steps: int) -> list[Job]:
     "scaling": final(
       f"{kind}_{n}"
       for n in rows.COUNTS[1:]
-      for kind in ("smoe", "xmoe", "mhmoe", "mhmoe_flops")
+      for kind in ("xmoe", "mhmoe", "mhmoe_flops")
     ),
-    "1_multilingual": final(["dense", *counts(8), *counts(32)], (0,), "multilingual"),
   }
   if table == "all":
     return list(dict.fromkeys(job for jobs in tables.values() for job in jobs))
@@ -116,8 +116,9 @@ def make_config(job: Job, rate: float, data: pathlib.Path, out: pathlib.Path):
   if job.rate:  # Nobody draws the curve of a search.
     config.train.eval_every = config.train.checkpoint_every = job.steps
   config.train.seed = config.data.seed = job.seed
-  config.data.train = str(data / pathlib.Path(config.data.train).relative_to("data"))
-  config.data.valid = str(data / pathlib.Path(config.data.valid).relative_to("data"))
+  for files in config.data.mixture.values() if config.data.mixture else [config.data]:
+    for part in ("train", "valid"):
+      files[part] = str(data / pathlib.Path(files[part]).relative_to("data"))
   vocabulary = out / f"{job.language}.model"
   config.data.vocabulary = str(vocabulary)
   with claim(out / f"{job.language}.lock", wait=True):
@@ -159,6 +160,10 @@ def train(job: Job, config, workdir: pathlib.Path) -> dict | None:
     "valid_loss": evaluation.loss,
     "perplexity": evaluation.perplexity,
     "bits_per_byte": evaluation.bits_per_byte,
+    "languages": {
+      name: [member.loss, member.bits_per_byte]
+      for name, member in evaluation.members.items()
+    },
     "curve": [
       [m["step"], m["valid/loss"]] for m in metrics if m.get("valid/loss") is not None
     ],
@@ -223,7 +228,7 @@ def main():
   parser.add_argument("--table", default="all", help="all, search, 1, 5, 6, 7, ...")
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
-  parser.add_argument("--steps", type=int, default=300, help="of 1,024 tokens")
+  parser.add_argument("--steps", type=int, default=600, help="of 1,024 tokens")
   parser.add_argument("--rate", type=float, help="for every model, without a search")
   args = parser.parse_args()
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))

@@ -107,7 +107,7 @@ def test_a_queue_goes_on_where_it_stopped(run, rows, tmp_path, monkeypatch):
   assert [job for job, _ in done] == jobs
   assert {rate for job, rate in done if job.rate is None} == {0.004}
   run.work(jobs, tmp_path, tmp_path, train=train)
-  assert len(done) == len(jobs) == 12
+  assert len(done) == len(jobs) == 14
   other = tmp_path / "other"
   run.work(jobs[-1:], tmp_path, other, 0.01, train)
   assert done[-1] == (jobs[-1], 0.01)
@@ -119,6 +119,10 @@ def test_what_a_result_tells(run, tmp_path, monkeypatch):
   config = run.make_config(job, 0.004, tmp_path / "data", tmp_path)
   assert config.data.valid == str(tmp_path / "data" / "english" / "valid.txt")
   assert (config.train.seed, config.data.seed) == (3, 3)
+  (tmp_path / "multilingual.model").touch()
+  other = run.Job("dense", "multilingual", 0, 12, None)
+  files = run.make_config(other, 0.004, tmp_path / "data", tmp_path).data.mixture
+  assert files["sw"]["valid"] == str(tmp_path / "data/multilingual/sw.valid.txt")
   assert (config.train.eval_every, config.optimizer.warmup_steps) == (2, 1)
   speeds = ({"tokens_per_second": x} for x in (math.nan, 512.0, 1024.0, 4096.0))
   found = [{"step": 6, "valid/loss": 2.0}, *speeds, {"step": 12, "valid/loss": 1.0}]
