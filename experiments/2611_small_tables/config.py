@@ -28,7 +28,12 @@ from mhmoe_jax.plan import matching
 EMBED_DIM = 96
 DENSE_DIM = 384
 VOCABULARIES = {"english": 2048, "multilingual": 4096}
-LANGUAGES = "ar bg de el en es fr hi ru sw th tr ur vi zh".split()
+# fmt: off
+LANGUAGES = (
+  "ar", "bg", "de", "el", "en", "es", "fr", "hi",
+  "ru", "sw", "th", "tr", "ur", "vi", "zh",
+)
+# fmt: on
 COUNTS = (8, 16, 32, 64, 128, 256)
 HEADS = (2, 6, 8, 12)  # 4 is mhmoe_8
 BALANCE = (0.0, 0.001, 0.1)  # 0.01 is mhmoe_8
