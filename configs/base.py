@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
   data.mixture = ConfigDict()
   data.mixture_exponent = 0.3  # 1: as often as they are large; 0: all alike
   data.vocabulary = "bytes"  # or "cl100k" (tiktoken's), a SentencePiece model's path
+  data.prepared = ""  # folder of `mhmoe prepare`: read in place of the text
   data.sequence_length = 256
   data.shuffle_buffer = 1_000  # sequences, in each stream
   data.streams = 1  # readers that share the text; a multiple of the processes, for good

@@ -84,7 +84,7 @@ def test_train_sample_eval(tmp_path, text, capsys, ffn):
   assert (drawn / "activation.png").exists()
 
 
-def test_tokenizer_then_train_with_it(tmp_path, text, capsys):
+def test_tokenizer_then_prepare_then_train_with_both(tmp_path, text, capsys):
   model = tmp_path / "small.model"
   config = ["--config=configs/tiny.py", *text]
   command = ["tokenizer", *config, "--vocab_size=300", f"--out={model}"]
@@ -94,8 +94,14 @@ def test_tokenizer_then_train_with_it(tmp_path, text, capsys):
   assert train(tmp_path / "a", vocabulary, *text) == 1
   error = capsys.readouterr().err
   assert "model.vocab_size must be at least the vocabulary's size, got" in error
-  more = [vocabulary, "--config.model.vocab_size=300", *text]
-  assert train(tmp_path / "b", *more) == 0
+  ready = tmp_path / "ready"
+  assert cli.main(["prepare", *config, vocabulary, f"--out={ready}"]) == 0
+  shown = capsys.readouterr()
+  assert f"--config.data.prepared={ready}" in shown.out
+  assert "train  100%" in shown.err
+  assert " tokens/s  0s left" in shown.err
+  more = [vocabulary, f"--config.data.prepared={ready}", *text]
+  assert train(tmp_path / "b", *more, "--config.model.vocab_size=300") == 0
 
 
 def last_error(capsys):

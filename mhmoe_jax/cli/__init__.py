@@ -21,6 +21,7 @@ USAGE = """usage: mhmoe VERB [flags]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
+  prepare    --config CONFIG --out DIR [--shards N]
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
              [--mesh data=8,expert=8] [--optimize]
              [--sweep mesh,capacity,remat,batch] [--json]
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     "sample": models.sample,
     "eval": models.evaluate,
     "tokenizer": text.tokenizer,
+    "prepare": text.prepare,
     "plan": planning.plan,
     "routing": routing.routing,
   }

@@ -120,6 +120,7 @@ def evaluate(argv: list[str]) -> None:
   if values.text is not None:
     config.data.source, config.data.mixture = "text", ConfigDict()
     config.data.train = config.data.valid = values.text
+    config.data.prepared = ""
   cfg, params = restore.load_model(workdir, config)
   result = perplexity.evaluate_model(cfg, params)
   print(

@@ -7,6 +7,7 @@ file, is the file UTF-8) is checked when the source is opened, in sources.py.
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import os
 import re
 
 SOURCES = ("bundled", "text", "jsonl", "tfds")
@@ -33,6 +34,8 @@ class DataConfig:
       their sum, n_l the bytes (of tfds, the records) of its training text; from 0, all
       alike, to 1, in proportion. The reciprocal of what is called temperature.
     vocabulary: "bytes", "cl100k" or the path of a SentencePiece model.
+    prepared: folder of tokens that `mhmoe prepare` made of this text, read in its
+      place; of a mixture, with a folder for each member. Empty: none.
     sequence_length: tokens per example, at least 2.
     shuffle_buffer: examples, each of up to sequence_length tokens, from which training
       draws at random, in each stream. They are tokenised before the first batch of
@@ -51,6 +54,7 @@ class DataConfig:
   mixture: dict
   mixture_exponent: float
   vocabulary: str
+  prepared: str
   sequence_length: int
   shuffle_buffer: int
   streams: int
@@ -85,7 +89,9 @@ class DataConfig:
     return {name: self._member(name) for name in self.mixture}
 
   def _member(self, name: str) -> "DataConfig":
-    return dataclasses.replace(self, **self.mixture[name], mixture={})
+    prepared = self.prepared and os.path.join(self.prepared, name)
+    own = self.mixture[name] | {"prepared": prepared}
+    return dataclasses.replace(self, **own, mixture={})
 
   def _check_source(self):
     if self.source not in SOURCES:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.packing import pack
+from mhmoe_jax.data.prepared import identify_prepared
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
 from mhmoe_jax.data.sources import plain_errors
@@ -102,7 +103,10 @@ def open_split(
   Raises:
     ValueError: the text cannot be read, or there is none.
   """
-  task = make_task(cfg, make_vocabulary(cfg.vocabulary))
+  if cfg.prepared:  # The text is in tokens, so that no tokenizer is needed.
+    task = make_task(cfg, seqio.PassThroughVocabulary(size=0))
+  else:
+    task = make_task(cfg, make_vocabulary(cfg.vocabulary))
   texts = task.replace(preprocessors=[], output_features={}).get_dataset(
     split=split, shuffle=False, shard_info=shard, try_in_mem_cache=False
   )
@@ -128,4 +132,8 @@ def describe_pipeline(
       own.pop(other, None)
   else:
     del fields["mixture"], fields["mixture_exponent"]
+  if cfg.prepared:  # What it is, not where: the folder may move.
+    fields["prepared"] = identify_prepared(cfg)
+  else:
+    del fields["prepared"]
   return fields | {"split": split, "batch_size": batch_size}

@@ -13,11 +13,17 @@ import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
 from mhmoe_jax.data.jsonl import read_documents
+from mhmoe_jax.data.prepared import PreparedSource
 from mhmoe_jax.data.quiet import seqio, tf, tfds
-from mhmoe_jax.data.spans import Span, cut_spans, find_files, read_span
-
-# A stream that shuffles its share should have several spans to shuffle.
-_SPANS_PER_SHARD = 16
+from mhmoe_jax.data.spans import (
+  Span,
+  cut_spans,
+  find_files,
+  least_spans,
+  read_span,
+  span_bytes,
+  span_records,
+)
 
 
 def make_source(cfg: DataConfig) -> seqio.DataSource:
@@ -25,8 +31,10 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
 
   Raises:
     ValueError: a file is missing, empty or not UTF-8; TFDS does not know the name, a
-      split or the field.
+      split or the field; what is prepared is of another config.
   """
+  if cfg.prepared:
+    return PreparedSource(cfg)
   if cfg.source == "tfds":
     return _make_tfds_source(cfg)
   train, valid = cfg.train, cfg.valid
@@ -105,11 +113,8 @@ class FileSource(seqio.DataSource):
   def get_dataset(
     self, split="train", shuffle=True, seed=None, shard_info=None, **unused_kwargs
   ) -> tf.data.Dataset:
-    paths = self._split_to_paths[split]
-    least = _SPANS_PER_SHARD * shard_info.num_shards if shard_info else 1
-    spans = cut_spans(paths, least)
-    columns = Span(*(np.array(column) for column in zip(*spans, strict=True)))
-    ds = tf.data.Dataset.from_tensor_slices(columns)
+    spans = cut_spans(self._split_to_paths[split], least_spans(shard_info))
+    ds = _slice(spans)
     if shard_info:
       ds = ds.shard(shard_info.num_shards, shard_info.index)
     if shuffle:
@@ -119,6 +124,18 @@ class FileSource(seqio.DataSource):
   def size(self, split: str) -> int:
     """Returns the bytes of a split."""
     return sum(tf.io.gfile.stat(path).length for path in self._split_to_paths[split])
+
+  def span_size(self, split: str, shard_info: seqio.ShardInfo | None) -> int:
+    """Returns the bytes of a span."""
+    return span_bytes(self.size(split), least_spans(shard_info))
+
+  def read_spans(
+    self, split: str, shard_info: seqio.ShardInfo | None, part: int, parts: int
+  ) -> tf.data.Dataset:
+    """Returns one of several parts of a split, in order, an element for each span."""
+    spans = cut_spans(self._split_to_paths[split], least_spans(shard_info))
+    first, last = (len(spans) * i // parts for i in (part, part + 1))
+    return _slice(spans[first:last]).map(self._read)
 
   def iterate_texts(self, split: str) -> Iterator[bytes]:
     """Yields the texts of a split in order, without tensorflow."""
@@ -145,6 +162,11 @@ class FileSource(seqio.DataSource):
     return [lines.text] if lines.text else [], lines.is_last
 
 
+def _slice(spans: Sequence[Span]) -> tf.data.Dataset:
+  columns = Span(*(np.array(column) for column in zip(*spans, strict=True)))
+  return tf.data.Dataset.from_tensor_slices(columns)
+
+
 class TfdsSource(seqio.TfdsDataSource):
   """A field of a data set of TensorFlow Datasets."""
 
@@ -163,19 +185,34 @@ class TfdsSource(seqio.TfdsDataSource):
       config.input_context = tf.distribute.InputContext(
         num_input_pipelines=shard_info.num_shards, input_pipeline_id=shard_info.index
       )
-    ds = self.tfds_dataset.builder.as_dataset(
-      split=self._tfds_splits[split], shuffle_files=shuffle, read_config=config
-    )
-    return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
+    return self._read(self._tfds_splits[split], shuffle, config)
 
   def size(self, split: str) -> int:
     """Returns the records of a split."""
     return self.tfds_dataset.builder.info.splits[self._tfds_splits[split]].num_examples
 
+  def span_size(self, split: str, shard_info: seqio.ShardInfo | None) -> int:
+    """Returns the records of a span."""
+    return span_records(self.size(split), least_spans(shard_info))
+
+  def read_spans(
+    self, split: str, shard_info: seqio.ShardInfo | None, part: int, parts: int
+  ) -> tf.data.Dataset:
+    """Returns one of several parts of a split, an element for each span."""
+    splits = tfds.even_splits(self._tfds_splits[split], n=parts)
+    ds = self._read(splits[part], False, tfds.ReadConfig(try_autocache=False))
+    return ds.batch(self.span_size(split, shard_info))
+
   def iterate_texts(self, split: str) -> Iterator[bytes]:
     """Yields the texts of a split in order."""
     for example in self.get_dataset(split, shuffle=False).as_numpy_iterator():
       yield example["targets"]
+
+  def _read(self, split, shuffle: bool, config: tfds.ReadConfig) -> tf.data.Dataset:
+    ds = self.tfds_dataset.builder.as_dataset(
+      split=split, shuffle_files=shuffle, read_config=config
+    )
+    return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
 
 
 def _make_tfds_source(cfg: DataConfig) -> TfdsSource:

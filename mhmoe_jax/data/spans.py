@@ -12,7 +12,7 @@ import codecs
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mhmoe_jax.data.quiet import tf
+from mhmoe_jax.data.quiet import seqio, tf
 
 # How much of the files is checked before training starts: this much of them together,
 # but at least a chunk of each. The rest is checked when it is read.
@@ -21,6 +21,9 @@ _CHUNK_BYTES = 2**20
 # Long, because the last window of a span is short; but SentencePiece needs twice the
 # time per byte for a text four times as long.
 _MAX_SPAN_BYTES = 2**18
+_MAX_SPAN_RECORDS = 2**8
+# A stream that shuffles its share should have several spans to shuffle.
+_SPANS_PER_STREAM = 16
 
 
 class Span(NamedTuple):
@@ -50,13 +53,18 @@ def find_files(patterns: str) -> list[str]:
   """
   paths = []
   for pattern in patterns.split(","):
-    matches = [p for p in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(p)]
+    matches = match_files(pattern)
     if not matches:
       raise ValueError(f"Every pattern must match a file, got none for {pattern!r}.")
-    paths += sorted(matches)
+    paths += matches
   for path in paths:
     check_utf8(path, _CHECKED_BYTES // len(paths))
   return paths
+
+
+def match_files(pattern: str) -> list[str]:
+  """Returns the files that match a path or a glob, sorted; they may be none."""
+  return sorted(p for p in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(p))
 
 
 def check_utf8(path: str, length: int) -> None:
@@ -83,12 +91,27 @@ def cut_spans(paths: Sequence[str], least: int) -> list[Span]:
   Read in order, the spans are exactly the files.
   """
   sizes = [tf.io.gfile.stat(path).length for path in paths]
-  step = min(max(sum(sizes) // least, 1), _MAX_SPAN_BYTES)
+  step = span_bytes(sum(sizes), least)
   return [
     Span(path, start, min(start + step, size))
     for path, size in zip(paths, sizes, strict=True)
     for start in range(0, size, step)
   ]
+
+
+def span_bytes(size: int, least: int) -> int:
+  """Returns the bytes of a span, of files of `size` bytes in `least` spans or more."""
+  return min(max(size // least, 1), _MAX_SPAN_BYTES)
+
+
+def span_records(size: int, least: int) -> int:
+  """Returns the records of a span, of `size` records in `least` spans or so."""
+  return min(max(size // least, 1), _MAX_SPAN_RECORDS)
+
+
+def least_spans(shard_info: seqio.ShardInfo | None) -> int:
+  """Returns how many spans a split is cut into at least, dealt to streams or whole."""
+  return _SPANS_PER_STREAM * shard_info.num_shards if shard_info else 1
 
 
 def read_span(span: Span) -> Lines:

@@ -9,6 +9,7 @@ whoever made it.
 """
 
 from collections.abc import Iterator
+import dataclasses
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.quiet import seqio, tf
@@ -27,7 +28,7 @@ def make_task(cfg: DataConfig, vocabulary: seqio.Vocabulary) -> seqio.Task:
   return seqio.Task(
     f"mhmoe_{cfg.source}",
     source=make_source(cfg),
-    preprocessors=[tokenize, cut_windows],
+    preprocessors=[cut_windows] if cfg.prepared else [tokenize, cut_windows],
     output_features={"targets": seqio.Feature(vocabulary)},
     shuffle_buffer_size=cfg.shuffle_buffer,
   )
@@ -40,13 +41,17 @@ def tokenize(ds: tf.data.Dataset, output_features) -> tf.data.Dataset:
   iterator, and its append_eos ends every example, but not every span ends a document.
   """
   vocabulary = output_features["targets"].vocabulary
+  return ds.map(
+    lambda example: {"targets": encode(example, vocabulary)},
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
 
-  def encode(example):
-    tokens = vocabulary.encode_tf(example["targets"])
-    eos = tf.fill([tf.cast(example["is_last"], tf.int32)], vocabulary.eos_id)
-    return {"targets": tf.concat([tokens, eos], axis=0)}
 
-  return ds.map(encode, num_parallel_calls=tf.data.AUTOTUNE)
+def encode(example: dict[str, tf.Tensor], vocabulary: seqio.Vocabulary) -> tf.Tensor:
+  """Returns the tokens of a source's example, with EOS if a document ends with it."""
+  tokens = vocabulary.encode_tf(example["targets"])
+  eos = tf.fill([tf.cast(example["is_last"], tf.int32)], vocabulary.eos_id)
+  return tf.concat([tokens, eos], axis=0)
 
 
 def cut_windows(ds: tf.data.Dataset, sequence_length) -> tf.data.Dataset:
@@ -90,6 +95,7 @@ def iterate_texts(cfg: DataConfig, split: str) -> Iterator[str]:
   Raises:
     ValueError: the text cannot be read.
   """
+  cfg = dataclasses.replace(cfg, prepared="")
   for part in cfg.members().values() if cfg.mixture else [cfg]:
     for text in make_source(part).iterate_texts(split):
       yield text.decode()

@@ -4,6 +4,8 @@ Losses per token of two vocabularies cannot be compared, bits per byte can:
 loss / log(2) * tokens / bytes. `count_token_bytes` supplies the bytes.
 """
 
+import hashlib
+
 from google.protobuf.message import DecodeError
 import numpy as np
 
@@ -29,10 +31,7 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
   try:
     tokenizer = vocabulary.tokenizer
   except (tf.errors.OpError, DecodeError, RuntimeError) as error:
-    raise ValueError(
-      "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
-      f"vocabulary={name!r} ({type(error).__name__})."
-    ) from None
+    raise _no_vocabulary(name, error) from None
   # Targets are padded with 0, so 0 must not be a token of text.
   pad_id, eos_id = tokenizer.pad_id(), tokenizer.eos_id()
   if pad_id != 0 or eos_id < 1:
@@ -41,6 +40,21 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
       f"pad_id={pad_id}, eos_id={eos_id} in {name}."
     )
   return vocabulary
+
+
+def identify_vocabulary(name: str) -> str:
+  """Returns what tells a vocabulary from others: its name, or its file's SHA-256.
+
+  Raises:
+    ValueError: the file is not there.
+  """
+  if name in ("bytes", "cl100k"):
+    return name
+  try:
+    with tf.io.gfile.GFile(name, "rb") as file:
+      return "sha256 " + hashlib.sha256(file.read()).hexdigest()
+  except tf.errors.OpError as error:
+    raise _no_vocabulary(name, error) from None
 
 
 def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
@@ -63,6 +77,13 @@ def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   tokenizer = vocabulary.tokenizer
   return np.array(
     [_piece_bytes(tokenizer, token) for token in range(vocabulary.vocab_size)], np.int32
+  )
+
+
+def _no_vocabulary(name: str, error: Exception) -> ValueError:
+  return ValueError(
+    "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
+    f"vocabulary={name!r} ({type(error).__name__})."
   )
 
 

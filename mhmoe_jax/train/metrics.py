@@ -248,9 +248,9 @@ def progress_text(
   ]
   if math.isfinite(tokens_per_second):
     parts.append(f"{_short(tokens_per_second)} tok/s")
-  parts.append(f"{_duration(gone)} gone")
+  parts.append(f"{format_duration(gone)} gone")
   if math.isfinite(left):
-    parts.append(f"{_duration(left)} left")
+    parts.append(f"{format_duration(left)} left")
   return "  ".join(parts)
 
 
@@ -262,7 +262,7 @@ def _short(number: float) -> str:
   return f"{number:.3g}T"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:

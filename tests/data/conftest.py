@@ -42,6 +42,7 @@ def cfg() -> DataConfig:
     valid="",
     text_key="",
     vocabulary="bytes",
+    prepared="",
     sequence_length=64,
     shuffle_buffer=50,
     streams=1,
