@@ -11,13 +11,18 @@ import numpy as np
 
 from mhmoe_jax.data.bpe import TiktokenVocabulary, load_cl100k
 from mhmoe_jax.data.quiet import seqio, tf
+from mhmoe_jax.data.xlmr import OFFSET, XlmrVocabulary
+
+_XLMR = "xlmr:"
 
 
 def make_vocabulary(name: str) -> seqio.Vocabulary:
-  """Returns the vocabulary "bytes", "cl100k" or the SentencePiece model at a path.
+  """Returns the vocabulary of a name: "bytes", "cl100k", "xlmr:PATH" or a path.
 
   The vocabulary "bytes" has 259 tokens: pad 0, eos 1, unk 2, then byte b at b + 3.
-  "cl100k" is GPT-4's, from a file that bpe.py finds or downloads.
+  "cl100k" is GPT-4's, from a file that bpe.py finds or downloads. "xlmr:PATH" is the
+  SentencePiece model at the path, with the ids of fairseq (xlmr.py), a path alone the
+  model with its own.
 
   Raises:
     ValueError: the file is not there or not a model, or its pad id is not 0, or it has
@@ -27,11 +32,15 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
     return seqio.ByteVocabulary()
   if name == "cl100k":
     return load_cl100k()
-  vocabulary = seqio.SentencePieceVocabulary(name)
+  is_xlmr, path = name.startswith(_XLMR), name.removeprefix(_XLMR)
+  make = XlmrVocabulary if is_xlmr else seqio.SentencePieceVocabulary
   try:
+    vocabulary = make(path)
     tokenizer = vocabulary.tokenizer
   except (tf.errors.OpError, DecodeError, RuntimeError) as error:
     raise _no_vocabulary(name, error) from None
+  if is_xlmr:
+    return vocabulary
   # Targets are padded with 0, so 0 must not be a token of text.
   pad_id, eos_id = tokenizer.pad_id(), tokenizer.eos_id()
   if pad_id != 0 or eos_id < 1:
@@ -50,9 +59,10 @@ def identify_vocabulary(name: str) -> str:
   """
   if name in ("bytes", "cl100k"):
     return name
+  kind = _XLMR if name.startswith(_XLMR) else ""
   try:
-    with tf.io.gfile.GFile(name, "rb") as file:
-      return "sha256 " + hashlib.sha256(file.read()).hexdigest()
+    with tf.io.gfile.GFile(name.removeprefix(_XLMR), "rb") as file:
+      return f"{kind}sha256 {hashlib.sha256(file.read()).hexdigest()}"
   except tf.errors.OpError as error:
     raise _no_vocabulary(name, error) from None
 
@@ -75,15 +85,18 @@ def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   if isinstance(vocabulary, TiktokenVocabulary):
     return vocabulary.count_bytes()
   tokenizer = vocabulary.tokenizer
-  return np.array(
-    [_piece_bytes(tokenizer, token) for token in range(vocabulary.vocab_size)], np.int32
+  pieces = range(tokenizer.get_piece_size())
+  bytes_V = np.array([_piece_bytes(tokenizer, piece) for piece in pieces], np.int32)
+  # The ids before XLM-R's pieces, and behind them, stand for nothing, as <unk> does.
+  return (
+    np.pad(bytes_V, (OFFSET, 1)) if isinstance(vocabulary, XlmrVocabulary) else bytes_V
   )
 
 
 def _no_vocabulary(name: str, error: Exception) -> ValueError:
   return ValueError(
-    "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
-    f"vocabulary={name!r} ({type(error).__name__})."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's path,"
+    f" got vocabulary={name!r} ({type(error).__name__})."
   )
 
 

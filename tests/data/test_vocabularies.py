@@ -32,8 +32,8 @@ def test_pieces(tmp_path):
 
 def test_missing_model(refuses):
   with refuses(
-    "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
-    "vocabulary='no/such.model' (NotFoundError)."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
+    "path, got vocabulary='no/such.model' (NotFoundError)."
   ):
     vocabularies.make_vocabulary("no/such.model")
 
@@ -42,8 +42,8 @@ def test_file_that_is_no_model(tmp_path, refuses):
   path = tmp_path / "text.model"
   path.write_text("This is not a model.\n")
   with refuses(
-    "vocabulary must be 'bytes', 'cl100k' or a SentencePiece model's path, got "
-    f"vocabulary='{path}' (DecodeError)."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
+    f"path, got vocabulary='{path}' (DecodeError)."
   ):
     vocabularies.make_vocabulary(str(path))
 
