@@ -51,7 +51,9 @@ def make_config(layout: str, chips: int):
   model.moe.dispatch = dispatch
   model.moe.capacity_factor = 1.25
   config.mesh.expert = expert(chips)
-  config.mesh.data = chips // config.mesh.expert
+  # Parameters can be split over at most as many devices as divide their dimensions.
+  config.mesh.data = min(chips // config.mesh.expert, 256)
+  config.mesh.replica = chips // config.mesh.expert // config.mesh.data
   config.mesh.fsdp = True
   config.train.batch_size = SEQUENCES * chips
   return config
