@@ -24,14 +24,20 @@ from mhmoe_jax.moe.ffn import (
   expert_ffn_float32,
   expert_ffn_gradients,
 )
+from mhmoe_jax.moe.tiles import (
+  ALIGNMENT,
+  LANES,
+  LARGE,
+  SMALL,
+  Visits,
+  add_column,
+  column,
+  for_rows,
+  plan_visits,
+)
 
 _TILES = (4096, 2048, 1024, 512, 256)
 _MAX_CHUNKS = 4
-# Rows of one expert in a tile are multiplied in pieces of so many.
-_LARGE, _SMALL = 256, 32
-# What a place in a tile must be a multiple of: rows of bfloat16 lie in blocks of 16.
-_ALIGNMENT = 16
-_LANES = 128
 
 
 def vmem_bytes() -> int:
@@ -55,16 +61,16 @@ def _cut(weights, dtype) -> _Cut | None:
   size = jnp.dtype(dtype).itemsize
 
   def lanes(n):
-    return -(-n // _LANES) * _LANES
+    return -(-n // LANES) * LANES
 
   for chunks in range(1, _MAX_CHUNKS + 1):
-    if chunks > 1 and (F % (chunks * _LANES) or weights.norm_scale_EF is not None):
+    if chunks > 1 and (F % (chunks * LANES) or weights.norm_scale_EF is not None):
       continue
     width = lanes(F // chunks)
     # Weights and their gradients, double-buffered, the sums in float32, and for one
     # piece what is added to them and what is hidden.
     matrix = lanes(M) * width * (matrices * (4 * size + 4) + 2 * 4)
-    piece = _LARGE * (width * 6 + lanes(M) * 4) * 4
+    piece = LARGE * (width * 6 + lanes(M) * 4) * 4
     for tile in _TILES:
       rows = tile * lanes(M) * 3 * 2 * size
       if matrix + piece + rows <= vmem_bytes():
@@ -77,68 +83,6 @@ def fits(weights, dtype) -> bool:
   return weights.levels_E is None and _cut(weights, dtype) is not None
 
 
-class _Visits(NamedTuple):
-  """What each step of the grid works on; steps past the last visit repeat it, empty."""
-
-  expert_V: jax.Array
-  tile_V: jax.Array
-  start_V: jax.Array  # rows [start, stop) of the tile belong to the expert
-  stop_V: jax.Array
-
-
-def _plan_visits(sizes_E: jax.Array, num_rows: int, tile: int) -> _Visits:
-  # Rows past the last expert's are a group of their own, whose visits write zeros.
-  E, tiles = sizes_E.shape[0], -(-num_rows // tile)
-  sizes_G = jnp.append(sizes_E, num_rows - sizes_E.sum()).astype(jnp.int32)
-  stop_G = jnp.cumsum(sizes_G)
-  start_G = stop_G - sizes_G
-  # Without rows, a group is visited once, so that its gradients are set to zero.
-  first_G = jnp.minimum(start_G // tile, tiles - 1)
-  last_G = jnp.maximum(first_G, (stop_G - 1) // tile)
-  ends_G = jnp.cumsum(last_G - first_G + 1)
-  V = tiles + E
-  step_V = jnp.arange(V, dtype=jnp.int32)
-  group_V = (ends_G[None] <= step_V[:, None]).sum(axis=1, dtype=jnp.int32)
-  group_V = jnp.minimum(group_V, E)
-  tile_V = last_G[group_V] - (ends_G[group_V] - 1 - step_V)
-  tile_V = jnp.minimum(tile_V, tiles - 1)
-  empty_V = (group_V == E) | (step_V >= ends_G[-1])
-
-  def clip(row_V):
-    return jnp.clip(row_V - tile_V * tile, 0, tile)
-
-  return _Visits(
-    expert_V=jnp.minimum(group_V, E - 1),
-    tile_V=tile_V,
-    start_V=jnp.where(empty_V, 0, clip(start_G[group_V])),
-    stop_V=jnp.where(empty_V, 0, clip(stop_G[group_V])),
-  )
-
-
-def _for_rows(visits: _Visits, step, tile: int, body: Callable):
-  """Calls body(place, size, mask_R1) on pieces of the tile that cover the visit's rows.
-
-  Large pieces multiply faster, small ones at the end waste less.
-  """
-  start, stop = visits.start_V[step], visits.stop_V[step]
-  first = jax.lax.div(start, _ALIGNMENT) * _ALIGNMENT
-
-  def pieces(size, begin, count):
-    def piece(i, _):
-      nominal = begin + i * size
-      # The last piece may not reach past the tile; it must not repeat rows either.
-      place = pl.multiple_of(jnp.minimum(nominal, tile - size), _ALIGNMENT)
-      row = place + jax.lax.broadcasted_iota(jnp.int32, (size, 1), 0)
-      body(place, size, (row >= jnp.maximum(start, nominal)) & (row < stop))
-
-    jax.lax.fori_loop(0, count, piece, None)
-
-  count = jax.lax.div(jnp.maximum(stop - first, 0), _LARGE)
-  pieces(_LARGE, first, count)
-  first += count * _LARGE
-  pieces(_SMALL, first, jax.lax.div(jnp.maximum(stop - first, 0) + _SMALL - 1, _SMALL))
-
-
 def _forward_kernel(visits, x_ref, scale_ref, w: ExpertWeights, y_ref, *, tile: int):
   chunk, step = pl.program_id(0), pl.program_id(1)
 
@@ -149,10 +93,10 @@ def _forward_kernel(visits, x_ref, scale_ref, w: ExpertWeights, y_ref, *, tile: 
   def body(place, size, mask_R1):
     rows = pl.ds(place, size)
     y_RM = expert_ffn_float32(_read(w, chunk), x_ref[rows, :])
-    y_RM = (y_RM * _column(scale_ref, place, size)).astype(y_ref.dtype)
+    y_RM = (y_RM * column(scale_ref, place, size)).astype(y_ref.dtype)
     y_ref[rows, :] = jnp.where(mask_R1, y_RM, y_ref[rows, :])
 
-  _for_rows(visits, step, tile, body)
+  for_rows(visits, step, tile, body)
 
 
 def _backward_kernel(
@@ -189,7 +133,7 @@ def _backward_kernel(
       jnp.where(mask_R1, ref[rows, :], jnp.zeros((), ref.dtype))
       for ref in (x_ref, dy_ref)
     )
-    scale_R1 = jnp.where(mask_R1, _column(scale_ref, place, size), 0)
+    scale_R1 = jnp.where(mask_R1, column(scale_ref, place, size), 0)
     dweights, dx_RM, dscale_R1 = expert_ffn_gradients(
       _read(w, chunk), x_RM, scale_R1, dy_RM
     )
@@ -199,9 +143,9 @@ def _backward_kernel(
       total[...] += more
     dx_RM = dx_RM.astype(dx_ref.dtype)
     dx_ref[rows, :] = jnp.where(mask_R1, dx_RM, dx_ref[rows, :])
-    _add_column(dscale_ref, place, jnp.where(mask_R1, dscale_R1, 0))
+    add_column(dscale_ref, place, jnp.where(mask_R1, dscale_R1, 0))
 
-  _for_rows(visits, step, tile, body)
+  for_rows(visits, step, tile, body)
 
   @pl.when((step == steps - 1) | (following != expert))
   def _():
@@ -216,31 +160,6 @@ def _read(w: ExpertWeights, chunk) -> ExpertWeights:
   # The results of the chunks are added up; one of them has the bias.
   bias = weights.b_out_EM.astype(jnp.float32)
   return weights._replace(b_out_EM=jnp.where(chunk == 0, bias, 0))
-
-
-# One number per row lies along the 128 lanes, where it takes no more room than needed.
-# A column of them is taken out of a window of whole lanes by a mask.
-
-
-def _window(ref, place, size: int):
-  lanes = min(size + _LANES, ref.shape[1])
-  start = jax.lax.div(place, _LANES) * _LANES
-  start = pl.multiple_of(jnp.minimum(start, ref.shape[1] - lanes), _LANES)
-  row = jax.lax.broadcasted_iota(jnp.int32, (size, lanes), 0) + place - start
-  here = row == jax.lax.broadcasted_iota(jnp.int32, (size, lanes), 1)
-  return pl.ds(start, lanes), here
-
-
-def _column(ref, place, size: int) -> jax.Array:
-  """`ref[0, place : place + size]` as a column (size, 1)."""
-  lanes, here = _window(ref, place, size)
-  return jnp.where(here, ref[:, lanes], 0).sum(axis=1, keepdims=True)
-
-
-def _add_column(ref, place, column_R1: jax.Array) -> None:
-  """Adds a column to `ref[0, place : place + size]`."""
-  lanes, here = _window(ref, place, column_R1.shape[0])
-  ref[:, lanes] += jnp.where(here, column_R1, 0).sum(axis=0, keepdims=True)
 
 
 def forward(
@@ -293,7 +212,7 @@ def _call(kernel: Callable, weights: ExpertWeights, sizes_E, rows, outs, gradien
       f"an expert must fit into {vmem_bytes()} bytes of VMEM, "
       f"got M={M}, F={F}, {dtype}."
     )
-  visits = _plan_visits(sizes_E, T, cut.tile)
+  visits = plan_visits(sizes_E, T, cut.tile)
   # A vector per expert becomes a matrix of one row, which a block can be.
   leaves, structure = jax.tree.flatten(weights)
   leaves = [w[:, None] if w.ndim == 2 else w for w in leaves]
@@ -342,13 +261,13 @@ def _call(kernel: Callable, weights: ExpertWeights, sizes_E, rows, outs, gradien
     def tree():
       return jax.tree.unflatten(structure, take(len(leaves)))
 
-    args = _Visits(*take(len(visits))), *take(len(rows)), tree(), *take(outs)
+    args = Visits(*take(len(visits))), *take(len(rows)), tree(), *take(outs)
     kernel(*args, *([tree(), tree()] if gradients else []), tile=cut.tile)
 
   matrices = 2 if weights.w_gate_EMF is None else 3
   products = 3 * matrices - 1 if gradients else matrices
   # On average, half of what the alignment and the last piece of a visit can waste.
-  wasted = visits.tile_V.size * (_ALIGNMENT + _SMALL) // 2
+  wasted = visits.tile_V.size * (ALIGNMENT + SMALL) // 2
 
   def count_bytes(arrays):
     return sum(a.size * a.dtype.itemsize for a in arrays)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import dataclasses
 import itertools
 import json
+import sys
+import time
 
 from mhmoe_jax.plan import accounting, table
 from mhmoe_jax.plan.compile import Compiled, compile_step, devices_of
@@ -68,6 +70,8 @@ class Sweep:
 def sweep(cfg: RunConfig, topology: str, slices: int, over: Sequence[str]) -> Sweep:
   """Compiles every combination of the settings in `over`, some of `AXES`.
 
+  A line on stderr tells of each, and how long the rest will take.
+
   Raises:
     ValueError: for another name, or a capacity where the dispatch has none.
   """
@@ -88,10 +92,17 @@ def sweep(cfg: RunConfig, topology: str, slices: int, over: Sequence[str]) -> Sw
     "remat": lambda: [{"remat": False}, {"remat": True}],
     "batch": lambda: [{"batch_size": cfg.train.batch_size * n // 2} for n in (1, 2, 4)],
   }
-  found = []
-  for parts in itertools.product(*(choices[name]() for name in over)):
+  every = list(itertools.product(*(choices[name]() for name in over)))
+  found, start = [], time.monotonic()
+  for parts in every:
     changes = {key: value for part in parts for key, value in part.items()}
     found.append(_try(cfg, topology, slices, changes))
+    left = (time.monotonic() - start) / len(found) * (len(every) - len(found))
+    setting, fits, *_ = _row(found[-1], 0.0)
+    print(
+      f"{len(found)}/{len(every)}  {setting}  fits: {fits}  {left:.0f} s left",
+      file=sys.stderr,
+    )
   found.sort(key=lambda c: -c.tokens_per_second)
   return Sweep(found, accounting.count_flops(cfg).training)
 

@@ -44,7 +44,7 @@ def compiled(monkeypatch):
   return seen
 
 
-def test_ranking(cfg, compiled):
+def test_ranking(cfg, compiled, capsys):
   found = sweep.sweep(cfg, "v5e:4x4", 1, ["mesh", "remat", "batch"])
   meshes = {(c.changes["data"], c.changes["expert"]) for c in found.candidates}
   assert meshes == {(16, 1), (8, 2), (4, 4), (2, 8)}  # 8 experts
@@ -57,6 +57,11 @@ def test_ranking(cfg, compiled):
   lines = found.text().splitlines()
   assert lines[1].startswith("data=2 expert=8 remat=True batch_size=64")
   assert lines[-1] == "too small"
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 24
+  assert "1/24  data=16 expert=1 remat=False batch_size=16  fits: cannot run" in told[0]
+  assert told[-1].startswith("24/24  ")
+  assert told[-1].endswith("fits: yes  0 s left")
   assert json.loads(found.json())["candidates"][0]["changes"] == best.changes
 
 
