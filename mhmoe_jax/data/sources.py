@@ -224,7 +224,14 @@ def _make_tfds_source(cfg: DataConfig) -> TfdsSource:
     raise ValueError(
       f"TFDS must know name, got name={cfg.name!r}: {str(error).splitlines()[0]}"
     ) from None
-  builder.download_and_prepare()
+  try:
+    builder.download_and_prepare()
+  except ImportError as error:  # Apache Beam, or what reads the dumps.
+    raise ValueError(
+      f"TFDS must have built {cfg.name}, which needs more packages: "
+      f"`tfds build {cfg.name.split(':')[0]}`, or set $TFDS_DATA_DIR to where it is, "
+      f"got {error}."
+    ) from None
   for field in ("train", "valid"):
     split = getattr(cfg, field)
     try:

@@ -1,6 +1,7 @@
 """Sources: everything once, in order or shuffled, whole or dealt to processes."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -135,3 +136,13 @@ def test_other_errors_stay_what_they_are():
 def test_tfds_refuses(tfds_cfg, changes, message, refuses):
   with refuses(message):
     make_source(dataclasses.replace(tfds_cfg, **changes))
+
+
+def test_tfds_that_needs_beam(tfds_cfg, monkeypatch, tmp_path):
+  monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  cfg = dataclasses.replace(tfds_cfg, name="wiki40b/el:1.3.0", text_key="text")
+  with pytest.raises(
+    ValueError, match=r"^TFDS must have built wiki40b/el:1.3.0, which"
+  ):
+    make_source(cfg)
