@@ -71,8 +71,9 @@ def _make_report() -> Callable:
     if now < shown + _SECONDS and progress.share < 1:
       return
     shown, gone, done = now, now - began, progress.share - start
-    line = f"{split}  {progress.share:.0%}  {tokens:,} tokens"
-    if gone and done:
+    line = f"{split}  {progress.share:.0%}"
+    line += f"  {tokens:,} tokens" if tokens else "  was there"
+    if tokens and gone and done:
       left = gone * (1 - progress.share) / done
       line += f"  {tokens / gone:,.0f} tokens/s  {format_duration(left)} left"
     print(line, file=sys.stderr)
