@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.models.causal import attend
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.norm import Norm
 from mhmoe_jax.moe import bitnet
@@ -34,13 +35,6 @@ def rotate(x_BLAQ: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Arra
   return jnp.concatenate(turned, axis=-1).astype(x_BLAQ.dtype)
 
 
-def causal_mask(segments_BL: jax.Array) -> jax.Array:
-  """(B, 1, L, L), True where a token may look: not ahead, in its own document."""
-  L = segments_BL.shape[1]
-  same = segments_BL[:, None, :, None] == segments_BL[:, None, None, :]
-  return jnp.tril(same, k=0) if L > 1 else same
-
-
 class Attention(nn.Module):
   """Self-attention (B, L, D) -> (B, L, D)."""
 
@@ -51,7 +45,7 @@ class Attention(nn.Module):
     self,
     x_BLD: jax.Array,
     positions_BL: jax.Array,
-    mask_B1LT: jax.Array,
+    segments_BL: jax.Array,
     cache: KeyValues | None = None,
     start: jax.Array | int = 0,
   ) -> tuple[jax.Array, KeyValues | None]:
@@ -60,7 +54,8 @@ class Attention(nn.Module):
     Args:
       x_BLD: tokens.
       positions_BL: int32, position of each token in its document.
-      mask_B1LT: bool, which of T keys each token may look at.
+      segments_BL: int32, which document of its row each token is in. With a cache, a
+        row is one document.
       cache: keys and values of earlier tokens; None if x_BLD is all there is.
       start: place in the cache of the first token of `x_BLD`.
 
@@ -92,11 +87,16 @@ class Attention(nn.Module):
     q_BLAQ = rotate(project("q", 0.5), positions_BL, cfg.rope_theta)
     k_BTAQ = rotate(project("k", 0.5), positions_BL, cfg.rope_theta)
     v_BTAQ = project("v", 0.5)
-    if cache is not None:
+    if cache is None:
+      o_BLAQ = attend(q_BLAQ, k_BTAQ, v_BTAQ, segments_BL)
+    else:
       k_BTAQ = jax.lax.dynamic_update_slice_in_dim(cache.k_BTAQ, k_BTAQ, start, axis=1)
       v_BTAQ = jax.lax.dynamic_update_slice_in_dim(cache.v_BTAQ, v_BTAQ, start, axis=1)
       cache = KeyValues(k_BTAQ, v_BTAQ)
-    o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BTAQ, v_BTAQ, mask=mask_B1LT)
+      places_T = jnp.arange(k_BTAQ.shape[1])
+      last_L = start + jnp.arange(x_BLD.shape[1])
+      mask_11LT = (places_T[None] <= last_L[:, None])[None, None]
+      o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BTAQ, v_BTAQ, mask=mask_11LT)
     o_BLD = o_BLAQ.reshape(x_BLD.shape)
     if cfg.sub_ln:
       o_BLD = Norm(cfg.norm, name="inner_norm")(o_BLD)

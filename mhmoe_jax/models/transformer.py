@@ -9,7 +9,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from mhmoe_jax.models.attention import Attention, KeyValues, causal_mask
+from mhmoe_jax.models.attention import Attention, KeyValues
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.norm import Norm
 from mhmoe_jax.moe.experts import DenseFfn
@@ -26,18 +26,18 @@ class Block(nn.Module):
   trace: bool
 
   @nn.compact
-  def __call__(self, x_BLD, positions_BL, real_BL, mask_B1LT, cache, start):
+  def __call__(self, x_BLD, positions_BL, segments_BL, cache, start):
     cfg = self.config
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
     y_BLD = Norm(cfg.norm, name="attention_norm")(x_BLD)
     y_BLD, cache = Attention(cfg, name="attention")(
-      y_BLD, positions_BL, mask_B1LT, cache, start
+      y_BLD, positions_BL, segments_BL, cache, start
     )
     x_BLD += dropout(y_BLD)
     y_BLD = Norm(cfg.norm, name="ffn_norm")(x_BLD)
     if self.use_moe:
       moe = MultiHeadMoe(cfg.layer, x_BLD.dtype, self.trace, name="moe")
-      y_BLD, aux = moe(y_BLD, real_BL, deterministic=self.deterministic)
+      y_BLD, aux = moe(y_BLD, segments_BL > 0, deterministic=self.deterministic)
     else:
       same = cfg.activation, cfg.use_bias, cfg.sub_ln, cfg.bitnet
       y_BLD, aux = DenseFfn(cfg.ffn_dim, *same, name="ffn")(y_BLD), None
@@ -52,13 +52,13 @@ class Period(nn.Module):
   trace: bool
 
   @nn.compact
-  def __call__(self, x_BLD, positions_BL, real_BL, mask_B1LT, start, caches):
+  def __call__(self, x_BLD, positions_BL, segments_BL, start, caches):
     cfg, kept, aux = self.config, [], None
     for i in range(cfg.period):
       use_moe = cfg.ffn != "dense" and i == cfg.period - 1
       block = Block(cfg, use_moe, self.deterministic, self.trace, name=f"block_{i}")
       cache = None if caches is None else caches[i]
-      x_BLD, aux, cache = block(x_BLD, positions_BL, real_BL, mask_B1LT, cache, start)
+      x_BLD, aux, cache = block(x_BLD, positions_BL, segments_BL, cache, start)
       kept.append(cache)
     return x_BLD, (aux, None if caches is None else kept)
 
@@ -106,23 +106,17 @@ class Decoder(nn.Module):
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
     x_BLD = constrain(dropout(x_BLD), "BLD")
 
-    if caches is None:
-      mask_B1LT = causal_mask(segments_BL)
-    else:
-      places_T = jnp.arange(caches[0].k_BTAQ.shape[2])
-      last_L = start + jnp.arange(tokens_BL.shape[1])
-      mask_B1LT = (places_T[None] <= last_L[:, None])[None, None]
     period = nn.remat(Period, prevent_cse=False) if cfg.remat else Period
     x_BLD, (aux, caches) = nn.scan(
       period,
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast,) * 4 + (0,),
+      in_axes=(nn.broadcast,) * 3 + (0,),
       length=cfg.num_layers // cfg.period,
       unroll=cfg.scan_unroll,
     )(
       cfg, self.deterministic, self.trace, name="layers"
-    )(x_BLD, positions_BL, segments_BL > 0, mask_B1LT, jnp.asarray(start), caches)
+    )(x_BLD, positions_BL, segments_BL, jnp.asarray(start), caches)
 
     x_BLD = Norm(cfg.norm, name="final_norm")(x_BLD)
     if not cfg.tie_embeddings:

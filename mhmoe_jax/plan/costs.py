@@ -5,7 +5,7 @@ and its time estimate is -1 for every operation it has none for. Here a loop's b
 counts as often as the loop's condition says, and the time of an operation is what its
 FLOPs or its bytes need at the chip's peak rates, whichever is more; the same rule as
 the compiler's. It is a lower bound: real kernels reach neither peak all the time.
-Kernels (custom calls) have the cost that their authors stated.
+Kernels (custom calls) have the cost that their authors stated, or that is known here.
 """
 
 from collections.abc import Iterator
@@ -85,7 +85,9 @@ def op_flops(program: Program, op: Op) -> float:
   """FLOPs of the matrix products in an operation, or what a kernel states."""
   if op.kind == "custom-call":
     stated = re.search(r'"cost_estimate":(\{[^}]*\})', op.attributes)
-    return float(json.loads(stated[1]).get("flops", 0)) if stated else 0.0
+    if stated:
+      return float(json.loads(stated[1]).get("flops", 0))
+    return _attention_flops(program, op)
   if op.kind == "fusion":
     inner = program.computations[attribute(op, "calls")].values()
     return sum(op_flops(program, part) for part in inner)
@@ -98,6 +100,20 @@ def op_flops(program: Program, op: Op) -> float:
       return 2.0 * out * math.prod(lhs[int(i)] for i in contracted[1].split(",") if i)
     return 2.0 * _convolution_products(op, lhs, rhs, dims(op.result))
   return 0.0
+
+
+def _attention_flops(program: Program, op: Op) -> float:
+  """FLOPs of jax's splash attention, which states none; 0 for other kernels."""
+  phase = re.match(r"splash_mha_(fwd|dq|dkv)", op.name.lstrip("%"))
+  if not phase:
+    return 0.0
+  home = program.computations[program.home[op.name]]
+  shapes = [dims(home[name].result) for name in op.operands]
+  blocks = shapes[0][-1]  # along a row of the mask; it is causal
+  B, A, L, Q = next(shape for shape in shapes if len(shape) == 4)
+  # Products of (L, Q) with (L, Q), or of (L, L) with (L, Q).
+  products = {"fwd": 2, "dq": 3, "dkv": 4}[phase[1]]
+  return products * 2.0 * B * A * L * L * Q * (blocks + 1) / (2 * blocks)
 
 
 def op_bytes(program: Program, op: Op) -> float:

@@ -4,19 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhmoe_jax.models.attention import Attention, causal_mask, rotate
+from mhmoe_jax.models.attention import Attention, rotate
 from mhmoe_jax.moe import bitnet
 from tests.models.test_transformer import CONFIG
-
-
-def test_mask_by_hand():
-  expected = [
-    [1, 0, 0, 0],
-    [1, 1, 0, 0],
-    [0, 0, 1, 0],  # another document
-    [0, 0, 0, 1],  # padding sees padding only
-  ]
-  np.testing.assert_array_equal(causal_mask(jnp.array([[1, 1, 2, 0]]))[0, 0], expected)
 
 
 def test_rotary_products_depend_on_distance_only(key):
@@ -35,7 +25,7 @@ def test_bitnet_rounds_every_projection(key):
   """One token attends to itself alone: its values, projected."""
   attention = Attention(dataclasses.replace(CONFIG, bitnet=True, use_bias=False))
   x_BLD = jax.random.normal(key, (1, 1, 16))
-  inputs = x_BLD, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1, 1, 1), bool)
+  inputs = x_BLD, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32)
   params = attention.init(key, *inputs)
   w_DAQ, w_AQD = (params["params"][name] for name in ("w_v_DAQ", "w_o_AQD"))
   v_BLD = bitnet.eight_bit(x_BLD) @ bitnet.ternary(w_DAQ).reshape(16, 16)

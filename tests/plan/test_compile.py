@@ -73,8 +73,11 @@ def test_a_pod():
   assert compiled.num_devices == 64
   # All six layers are counted, though the program has one loop around one of them.
   model_flops = count_flops(cfg).training * 128 * 128
+  # The attention kernel multiplies seven matrices backward, plain attention four.
+  batch, layers, L, D = 128, 6, 128, 256
+  recomputed = 3 * batch * layers * 2 * L * L * D
   assert compiled.unknown_loops == 0
-  assert compiled.flops * 64 == pytest.approx(model_flops, rel=0.02)
+  assert compiled.flops * 64 == pytest.approx(model_flops + recomputed, rel=0.005)
   assert {c.kind for c in compiled.collectives if "slices" in c.kind} == {
     "slices all-reduce"
   }

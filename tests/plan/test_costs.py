@@ -133,6 +133,33 @@ def test_a_batch_of_products_is_a_convolution(attributes):
   assert costs.flops == 2 * real * 8 * 64 * 32
 
 
+ATTENTION = """\
+HloModule m
+
+ENTRY %main (s: s8[1,2,2], q: bf16[3,4,256,64]) -> bf16[3,4,256,64] {
+  %s = s8[1,2,2]{2,1,0} parameter(0)
+  %q = bf16[3,4,256,64]{3,2,1,0} parameter(1)
+  ROOT %NAME.1 = bf16[3,4,256,64]{3,2,1,0} custom-call(%s, %s, %q, %q, %q), \
+custom_call_target="tpu_custom_call"
+}
+"""
+
+
+@pytest.mark.parametrize(
+  ("name", "products"),
+  [
+    ("splash_mha_fwd_segmented_residuals", 2),
+    ("splash_mha_dq_segmented_no_residuals", 3),
+    ("splash_mha_dkv_segmented_no_residuals", 4),
+    ("another_kernel", 0),
+  ],
+)
+def test_attention_states_no_cost(name, products):
+  """Of the two by two blocks of its mask, three are at or under the diagonal."""
+  costs = read_costs(ATTENTION.replace("NAME", name), 1.0, math.inf)
+  assert costs.flops == products * 2 * 3 * 4 * 256 * 256 * 64 * 3 / 4
+
+
 @pytest.mark.parametrize(
   ("groups", "size"),
   [

@@ -1,0 +1,52 @@
+"""The attention kernel equals plain attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mhmoe_jax.models import causal
+from mhmoe_jax.sharding import make_mesh
+
+L = 128
+
+
+def test_mask_by_hand():
+  expected = [
+    [1, 0, 0, 0],
+    [1, 1, 0, 0],
+    [0, 0, 1, 0],  # another document
+    [0, 0, 0, 1],  # padding sees padding only
+  ]
+  found = causal.causal_mask(jnp.array([[1, 1, 2, 0]]))
+  np.testing.assert_array_equal(found[0, 0], expected)
+
+
+def inputs(key):
+  """Two rows, of three documents and padding and of one document."""
+  q, k, v, cotangent = jax.random.normal(key, (4, 2, L, 2, 16))
+  places_L = jnp.arange(L)
+  packed_L = jnp.where(places_L < 100, 1 + places_L // 40, 0)
+  return (q, k, v, jnp.stack([packed_L, jnp.ones_like(packed_L)])), cotangent
+
+
+def test_the_kernel_in_value_and_gradient(key):
+  (q, k, v, segments_BL), cotangent = inputs(key)
+
+  def gradients(attend):
+    out, pull = jax.vjp(lambda *x: attend(*x, segments_BL), q, k, v)
+    return out, *pull(cotangent)
+
+  found = gradients(lambda *x: causal.by_kernel(*x, interpret=True))
+  for a, b in zip(found, gradients(causal.plain), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mesh_changes_nothing(key, monkeypatch):
+  """Rows over four devices, heads over two."""
+  args, _ = inputs(key)
+  args = jax.tree.map(lambda x: jnp.concatenate([x, x]), args)
+  expected = causal.plain(*args)
+  monkeypatch.setattr(causal, "by_kernel", causal.plain)
+  with jax.set_mesh(make_mesh(data=2, expert=2, model=2)):
+    found = jax.jit(causal.on_mesh)(*args)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
