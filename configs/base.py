@@ -109,4 +109,5 @@ def get_config() -> ConfigDict:
   train.checkpoint_every = 200
   train.keep_last = 2  # the best is kept besides
   train.profile_steps = 0  # profile so many steps after the first ten, for TensorBoard
+  train.image_every = 100  # steps between pictures of the routing there; 0: none
   return config.lock()

@@ -36,6 +36,7 @@ ONLY = {
   "ml_collections": ("cli", "train.config", "train.loop", "train.restore"),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
+  "PIL": ("train.images",),
   "pyarrow": ("analysis",),
   "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
 }
@@ -100,7 +101,7 @@ def loaded_by(statement):
 
 
 HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
-HEAVY |= {"matplotlib", "pyarrow"}
+HEAVY |= {"matplotlib", "pyarrow", "PIL"}
 
 
 def test_the_layer_needs_jax_and_flax_only():

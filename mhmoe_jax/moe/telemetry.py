@@ -24,6 +24,7 @@ class RouterStats(NamedTuple):
   dropped_receiver: jax.Array  # share sent that no expert computed on; not 0 is a bug
   entropy: jax.Array  # mean entropy of the router's softmax, nats, in [0, log E]
   distinct_experts: jax.Array  # mean number of different experts a token reaches
+  distinct_X: jax.Array  # share of tokens that reach 1, 2, ... min(H * K, E)
 
 
 class Choices(NamedTuple):
@@ -81,6 +82,7 @@ def router_stats(routing: Routing, delivery: Delivery, num_heads: int) -> Router
     dropped_receiver=(delivery.sent - delivery.served) / choices,
     entropy=(entropy_GS * routing.mask_GS).sum() * K / choices,
     distinct_experts=distinct_GL.sum() / tokens,
+    distinct_X=jax.nn.one_hot(distinct_GL - 1, min(H * K, E)).sum(axis=(0, 1)) / tokens,
   )
 
 

@@ -35,6 +35,7 @@ class LoopConfig:
   checkpoint_every: int
   keep_last: int
   profile_steps: int
+  image_every: int
 
   def __post_init__(self):
     for name, least in (
@@ -47,6 +48,7 @@ class LoopConfig:
       ("checkpoint_every", 1),
       ("keep_last", 1),
       ("profile_steps", 0),
+      ("image_every", 0),
     ):
       value = getattr(self, name)
       if value < least:

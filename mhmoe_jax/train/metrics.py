@@ -25,16 +25,18 @@ def flatten_metrics(metrics: Mapping[str, Any], period: int) -> dict[str, float]
   What is stacked over the MoE layers, (N, ...), gives its mean and, as "name/block_3",
   the value of each block.  "router/load_HE" is too much for a record: it gives
   "router/max_load", the load of the busiest expert in units of an even share, 1 / E,
-  and "router/active_experts", the share of experts that `active_share` counts.
+  "router/load_entropy", the entropy of the load over log E, 1 when it is even, and
+  "router/active_experts", the share of experts that `active_share` counts.
 
   Args:
     metrics: of `lm_loss`, as numpy arrays.
     period: `TransformerConfig.period`; the last of each period of blocks has the MoE.
   """
-  metrics = dict(metrics)
+  metrics = {k: v for k, v in metrics.items() if k != "router/distinct_X"}
   if "router/load_HE" in metrics:
     load_NE = metrics.pop("router/load_HE").mean(axis=1)
     metrics["router/max_load"] = load_NE.max(axis=-1) * load_NE.shape[-1]
+    metrics["router/load_entropy"] = _evenness(load_NE)
     metrics["router/active_experts"] = active_share(load_NE)
   flat = {}
   for name, value in metrics.items():
@@ -47,11 +49,20 @@ def flatten_metrics(metrics: Mapping[str, Any], period: int) -> dict[str, float]
   return flat
 
 
+def _evenness(load_NE: np.ndarray) -> np.ndarray:
+  """Entropy over its largest value, (N,), in [0, 1]; 1 for a single expert."""
+  if load_NE.shape[-1] == 1:
+    return np.ones(len(load_NE))
+  entropy_N = -(load_NE * np.log(np.maximum(load_NE, 1e-30))).sum(axis=-1)
+  return entropy_N / np.log(load_NE.shape[-1])
+
+
 class MetricWriter:
   """Writes metrics from process 0; on the others every method does nothing.
 
   A resumed run continues the record: rows after `resume_step`, which it will write
-  once more, are dropped first, and so is a last row cut short by a kill.
+  once more, are dropped first, and so is a last row cut short by a kill.  TensorBoard
+  itself forgets what comes once more.
 
   Args:
     workdir: local or `gs://` directory of the run; created if missing.

@@ -1,9 +1,10 @@
-"""What a run tells while it trains: metrics rows, a progress line, a stop at NaN."""
+"""What a run tells while it trains: metrics, pictures, progress, a stop at NaN."""
 
 import math
 
 import jax
 
+from mhmoe_jax.train import images
 from mhmoe_jax.train.config import RunConfig
 from mhmoe_jax.train.evaluate import Evaluation
 from mhmoe_jax.train.metrics import MetricWriter, ProgressLine, flatten_metrics
@@ -52,11 +53,28 @@ class Report:
       row["learning_rate"] = float(self._learning_rate(step - 1))
       row["tokens_per_second"] = self.progress.show(step, loss)
       self._writer.write(step, row)
+    every = self._cfg.train.image_every
+    if every and step % every == 0:
+      self._draw(step, metrics)
     if not finite:
       raise FloatingPointError(
         f"loss and gradients must be finite, got loss={loss}, grad_norm={grad_norm} "
         f"at step {step}."
       )
+
+  def _draw(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    """Shows the routing of a step, on process 0 alone: nothing here may be of jax."""
+    if jax.process_index() != 0 or "router/load_HE" not in metrics:
+      return
+    model = self._cfg.model
+    blocks = range(model.period - 1, model.num_layers, model.period)
+    load_NHE, distinct_NX = jax.device_get(
+      (metrics["router/load_HE"], metrics["router/distinct_X"])
+    )
+    image = images.draw_load(load_NHE.mean(axis=1), blocks)
+    self._writer.write_image(step, "router/load", image)
+    image = images.draw_distinct(distinct_NX, blocks)
+    self._writer.write_image(step, "router/distinct_experts", image)
 
   def evaluation(self, step: int, result: Evaluation) -> None:
     """Writes and shows an evaluation."""

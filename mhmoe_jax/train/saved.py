@@ -24,13 +24,18 @@ def _is_not_chatter(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_is_not_chatter)
 
 
+# Keys of tables that runs may be older than, and what such runs did.
+_YOUNGER = {"data": {"prepared": ""}, "train": {"image_every": 0}}
+
+
 def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
   """Config of the newest readable checkpoint under `workdir`, or of `step`.
 
   Raises:
     ValueError: no checkpoint, or none that can be read.
   """
-  return _read_newest(workdir, step, lambda directory: read_about(directory)["config"])
+  saved = _read_newest(workdir, step, lambda path: read_about(path)["config"])
+  return {table: _YOUNGER.get(table, {}) | keys for table, keys in saved.items()}
 
 
 def newest_step(workdir: epath.PathLike) -> int:

@@ -34,6 +34,7 @@ def test_two_tokens_of_two_heads_by_hand():
   stats = router_stats(route, _all_served(8), num_heads=2)
   np.testing.assert_allclose(stats.load_HE, [[0.5, 0.5, 0, 0], [0.5, 0.25, 0.25, 0]])
   np.testing.assert_allclose(stats.distinct_experts, 2.5)
+  np.testing.assert_allclose(stats.distinct_X, [0, 0.5, 0.5, 0])
   np.testing.assert_allclose(stats.entropy, np.log(4), rtol=1e-6)
   assert stats.dropped_sender == stats.dropped_receiver == 0
 

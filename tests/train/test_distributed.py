@@ -34,6 +34,7 @@ def make_config(directory):
   config.data.streams = 2
   config.optimizer.schedule = "constant"  # which does not ask how long the run is
   config.train.eval_every = config.train.checkpoint_every = 1_000
+  config.train.image_every = 2
   config.mesh.data, config.mesh.expert = 1, 8  # experts of a layer in both processes
   return config
 

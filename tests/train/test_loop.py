@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.metrics import read_metrics
@@ -31,6 +32,16 @@ def assert_same_run(a, b):
   jax.tree.map(np.testing.assert_array_equal, params_a, params_b)
 
 
+def pictures(workdir):
+  """Step and name of the pictures for TensorBoard."""
+  (path,) = (workdir / "tensorboard").iterdir()
+  for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+    event = tf.compat.v1.Event.FromString(record)
+    for value in event.summary.value:
+      if value.metadata.plugin_data.plugin_name == "images":
+        yield event.step, value.tag
+
+
 @pytest.fixture
 def whole(config, tmp_path):
   """The uninterrupted run."""
@@ -41,7 +52,7 @@ def whole(config, tmp_path):
 
 def test_a_run_learns_and_reports(config, tmp_path):
   config.train.num_steps = 40
-  config.train.eval_every = 20
+  config.train.eval_every = config.train.image_every = 20
   config.optimizer.learning_rate = 1e-2
   result = loop.train(config, str(tmp_path / "run"))
   losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
@@ -49,7 +60,12 @@ def test_a_run_learns_and_reports(config, tmp_path):
   assert result.step == 40
   assert result.evaluation.num_bytes == len((tmp_path / "valid.txt").read_bytes())
   np.testing.assert_allclose(result.evaluation.load_NHE.sum(axis=-1), 1.0, rtol=1e-5)
-  assert list((tmp_path / "run" / "tensorboard").iterdir())
+  assert list(pictures(tmp_path / "run")) == [
+    (20, "router/load"),
+    (20, "router/distinct_experts"),
+    (40, "router/load"),
+    (40, "router/distinct_experts"),
+  ]
 
 
 def test_resume_after_sigterm(config, tmp_path, whole, monkeypatch):

@@ -161,6 +161,7 @@ def test_flatten_metrics():
       "loss": np.float32(2.0),
       "balance_loss": np.array([1.0, 3.0], np.float32),
       "router/load_HE": load_NHE,
+      "router/distinct_X": np.array([[0.5, 0.5], [1.0, 0.0]]),  # for a picture
     },
     period=2,
   )
@@ -172,6 +173,9 @@ def test_flatten_metrics():
     "router/max_load": 1.75,
     "router/max_load/block_1": 1.5,  # Expert 0 has 3/4 of all choices, not 1/2.
     "router/max_load/block_3": 2.0,
+    "router/load_entropy": pytest.approx(0.4056, abs=1e-4),
+    "router/load_entropy/block_1": pytest.approx(0.8113, abs=1e-4),  # of 3/4 and 1/4
+    "router/load_entropy/block_3": pytest.approx(0, abs=1e-9),
     "router/active_experts": 0.75,
     "router/active_experts/block_1": 1.0,
     "router/active_experts/block_3": 0.5,

@@ -1,5 +1,6 @@
 """Reading what was damaged, or belongs to another model."""
 
+import json
 import re
 import shutil
 
@@ -187,3 +188,15 @@ def test_another_dtype_or_tree(restart, mesh):
       params[name] = params["scale_D"].update(dtype=np.dtype(dtype))
     with pytest.raises(ValueError, match=re.escape(f"params/decoder/{name} {text}")):
       checkpoints.restore(wanted, [0])
+
+
+def test_config_older_than_a_setting(restart, mesh, tmp_path):
+  save_all(restart(), mesh, {1: None})
+  path = directory(tmp_path, 1) / "run" / "about.json"
+  about = json.loads(path.read_text())
+  about["config"] = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  path.write_text(json.dumps(about))
+  assert saved.load_config(tmp_path) == {
+    "train": {"num_steps": 1, "image_every": 0},
+    "data": {"prepared": "folder"},
+  }
