@@ -108,12 +108,13 @@ def _attention_flops(program: Program, op: Op) -> float:
   if not phase:
     return 0.0
   home = program.computations[program.home[op.name]]
-  shapes = [dims(home[name].result) for name in op.operands]
-  blocks = shapes[0][-1]  # along a row of the mask; it is causal
-  B, A, L, Q = next(shape for shape in shapes if len(shape) == 4)
+  operands = [home[name].result for name in op.operands]
+  blocks = dims(operands[0])[-1]  # along a row of the mask; it is causal
+  # Batch, if it is not 1, and heads; length; width of a head.
+  *copies, L, Q = dims(next(kind for kind in operands if not kind.startswith("s")))
   # Products of (L, Q) with (L, Q), or of (L, L) with (L, Q).
   products = {"fwd": 2, "dq": 3, "dkv": 4}[phase[1]]
-  return products * 2.0 * B * A * L * L * Q * (blocks + 1) / (2 * blocks)
+  return products * 2.0 * math.prod(copies) * L * L * Q * (blocks + 1) / (2 * blocks)
 
 
 def op_bytes(program: Program, op: Op) -> float:

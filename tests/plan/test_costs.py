@@ -160,6 +160,13 @@ def test_attention_states_no_cost(name, products):
   assert costs.flops == products * 2 * 3 * 4 * 256 * 256 * 64 * 3 / 4
 
 
+def test_attention_of_one_row():
+  """The compiler leaves its dimension out."""
+  one = ATTENTION.replace("NAME", "splash_mha_fwd").replace("[3,4,", "[4,")
+  flops = read_costs(one.replace("{3,2,1,0}", "{2,1,0}"), 1.0, math.inf).flops
+  assert flops == 2 * 2 * 4 * 256 * 256 * 64 * 3 / 4
+
+
 @pytest.mark.parametrize(
   ("groups", "size"),
   [
