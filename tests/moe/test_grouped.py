@@ -8,6 +8,7 @@ import pytest
 from mhmoe_jax.moe import fused
 from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
+from mhmoe_jax.plan.compile import devices_of
 
 E, M, T = 5, 8, 300
 SIZES = {
@@ -162,3 +163,25 @@ def test_unknown_backend():
     ValueError, match="backend must be one of auto, fused, ragged, blocks, got"
   ):
     grouped_ffn(weights, jnp.ones((4, M)), jnp.ones(4), jnp.array([4]), backend="cuda")
+
+
+def test_many_rows_of_an_expert_compile_for_a_tpu():
+  """Of its own choice the compiler takes more of them at a time than VMEM holds."""
+  T, M, F, E = 32_768, 768, 3_072, 8
+  chip = jax.sharding.SingleDeviceSharding(devices_of("v5p:2x2x1", 1)[0])
+
+  def argument(dtype, *shape):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=chip)
+
+  half = functools.partial(argument, jnp.bfloat16)
+  weights = ExpertWeights(half(E, M, F), half(E, F, M))
+  rest = half(T, M), argument(jnp.float32, T), argument(jnp.int32, E)
+
+  def step(weights, x_TM, scale_T, sizes_E):
+    def loss(weights, x_TM):
+      return grouped_ffn(weights, x_TM, scale_T, sizes_E, "ragged").sum()
+
+    return jax.grad(loss, (0, 1))(weights, x_TM)
+
+  with jax.default_matmul_precision("default"):
+    jax.jit(step).lower(weights, *rest).compile()
