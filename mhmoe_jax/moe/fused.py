@@ -163,10 +163,15 @@ def _read(w: ExpertWeights, chunk) -> ExpertWeights:
 
 
 def forward(
-  weights: ExpertWeights, x_TM: jax.Array, scale_T: jax.Array, sizes_E: jax.Array
+  weights: ExpertWeights,
+  x_TM: jax.Array,
+  scale_T: jax.Array,
+  sizes_E: jax.Array,
+  expected_rows: int | None = None,
 ) -> jax.Array:
   """`grouped.grouped_ffn`."""
-  y_CTM = _call(_forward_kernel, weights, sizes_E, [x_TM, scale_T[None]], 1, False)[0]
+  rows = [x_TM, scale_T[None]]
+  y_CTM = _call(_forward_kernel, weights, sizes_E, rows, 1, False, expected_rows)[0]
   return _add_chunks(y_CTM, x_TM.dtype)
 
 
@@ -176,10 +181,13 @@ def backward(
   scale_T: jax.Array,
   sizes_E: jax.Array,
   dy_TM: jax.Array,
+  expected_rows: int | None = None,
 ) -> tuple[ExpertWeights, jax.Array, jax.Array]:
   """Gradients of the weights, the rows and their scales."""
   rows = [x_TM, dy_TM, scale_T[None]]
-  dx_CTM, dscale_C1T, *dw = _call(_backward_kernel, weights, sizes_E, rows, 2, True)
+  dx_CTM, dscale_C1T, *dw = _call(
+    _backward_kernel, weights, sizes_E, rows, 2, True, expected_rows
+  )
   dw = [d.reshape(w.shape) for d, w in zip(dw, jax.tree.leaves(weights), strict=True)]
   dweights = jax.tree.unflatten(jax.tree.structure(weights), dw)
   return dweights, _add_chunks(dx_CTM, x_TM.dtype), dscale_C1T.sum(axis=(0, 1))
@@ -189,7 +197,15 @@ def _add_chunks(y_CTM: jax.Array, dtype) -> jax.Array:
   return y_CTM[0] if y_CTM.shape[0] == 1 else y_CTM.sum(axis=0).astype(dtype)
 
 
-def _call(kernel: Callable, weights: ExpertWeights, sizes_E, rows, outs, gradients):
+def _call(
+  kernel: Callable,
+  weights: ExpertWeights,
+  sizes_E,
+  rows,
+  outs: int,
+  gradients: bool,
+  expected_rows: int | None,
+):
   """Runs a kernel over (chunks of the hidden width) x (visits).
 
   Args:
@@ -199,6 +215,7 @@ def _call(kernel: Callable, weights: ExpertWeights, sizes_E, rows, outs, gradien
     rows: arrays (T, M), and (1, T) of one number per row.
     outs: how many such results it has: (T, M), then (1, T).
     gradients: whether it has one for each weight, too.
+    expected_rows: that belong to an expert; the others are not multiplied. None: T.
 
   Returns:
     The results per row, with leading chunks, and the gradients.
@@ -268,6 +285,7 @@ def _call(kernel: Callable, weights: ExpertWeights, sizes_E, rows, outs, gradien
   products = 3 * matrices - 1 if gradients else matrices
   # On average, half of what the alignment and the last piece of a visit can waste.
   wasted = visits.tile_V.size * (ALIGNMENT + SMALL) // 2
+  expected_rows = T if expected_rows is None else expected_rows
 
   def count_bytes(arrays):
     return sum(a.size * a.dtype.itemsize for a in arrays)
@@ -288,8 +306,8 @@ def _call(kernel: Callable, weights: ExpertWeights, sizes_E, rows, outs, gradien
       vmem_limit_bytes=vmem_bytes(),
     ),
     cost_estimate=pl.CostEstimate(
-      flops=2 * (T + wasted) * M * F * products,
-      transcendentals=T * F,
+      flops=2 * (expected_rows + wasted) * M * F * products,
+      transcendentals=expected_rows * F,
       bytes_accessed=count_bytes(rows) * cut.chunks
       + count_bytes(leaves)
       + count_bytes(out_shapes),

@@ -23,13 +23,14 @@ from mhmoe_jax.moe.config import BACKENDS
 from mhmoe_jax.moe.ffn import ExpertWeights, apply_ffn
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def grouped_ffn(
   weights: ExpertWeights,
   x_TM: jax.Array,
   scale_T: jax.Array,
   sizes_E: jax.Array,
   backend: str = "auto",
+  expected_rows: int | None = None,
 ) -> jax.Array:
   """Expert e on its `sizes_E[e]` rows, one expert after the other.
 
@@ -40,29 +41,34 @@ def grouped_ffn(
     sizes_E: int32, rows per expert; their sum may be less than T.
     backend: one of `config.BACKENDS`; "auto" chooses by the platform that the program
       is lowered for, which need not be the one that this runs on.
+    expected_rows: the sum of the sizes when the load is even, T by default. It changes
+      only the cost that the compiler is told.
 
   Returns:
     (T, M); rows past the sum of the sizes are zero.
   """
-  return _choose(0, backend, weights, x_TM, scale_T, sizes_E)
+  how = backend, expected_rows
+  return _choose(0, how, weights, x_TM, scale_T, sizes_E)
 
 
-def _forward(weights, x_TM, scale_T, sizes_E, backend):
+def _forward(weights, x_TM, scale_T, sizes_E, *how):
   inputs = weights, x_TM, scale_T, sizes_E
-  return _choose(0, backend, *inputs), inputs
+  return _choose(0, how, *inputs), inputs
 
 
-def _backward(backend, inputs, dy_TM):
-  return *_choose(1, backend, *inputs, dy_TM), None
+def _backward(backend, expected_rows, inputs, dy_TM):
+  return *_choose(1, (backend, expected_rows), *inputs, dy_TM), None
 
 
 grouped_ffn.defvjp(_forward, _backward)
 
 
-def _choose(direction: int, backend: str, weights: ExpertWeights, x_TM, *rest):
+def _choose(direction: int, how, weights: ExpertWeights, x_TM, *rest):
   """Runs the forward (0) or backward (1) pass of a backend."""
+  backend, expected_rows = how
+  fused_passes = fused.forward, fused.backward
   passes = {
-    "fused": (fused.forward, fused.backward),
+    "fused": [functools.partial(f, expected_rows=expected_rows) for f in fused_passes],
     "ragged": (_ragged_forward, _ragged_backward),
     "blocks": (blocks.forward, blocks.backward),
   }

@@ -173,13 +173,16 @@ def _capacity(x_GSM, experts_GSK, weights_GSK, weights, *, capacity: int, spread
   return dispatch.from_slots(y_EGCM, slots, weights_GSK), delivery
 
 
-def _local(x_GSM, experts_GSK, weights_GSK, weights: ExpertWeights, *, backend: str):
+def _local(
+  x_GSM, experts_GSK, weights_GSK, weights: ExpertWeights, *, backend: str, sharers=1
+):
   G, S, M = x_GSM.shape
   E, K = weights.w_in_EMF.shape[0], experts_GSK.shape[-1]
   rows = dispatch.sort_by_expert(experts_GSK.reshape(G * S, K), E)
   x_TM = dispatch.to_rows(x_GSM.reshape(G * S, M), rows)
   scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
-  y_TM = grouped_ffn(weights, x_TM, scale_T, rows.sizes_E, backend)
+  expected = G * S * K // sharers
+  y_TM = grouped_ffn(weights, x_TM, scale_T, rows.sizes_E, backend, expected)
   y_SM = dispatch.from_rows(y_TM, rows)
   kept_GSK = experts_GSK < E
   delivery = Delivery(kept_GSK.sum(), rows.sizes_E.sum(), kept_GSK)
@@ -188,7 +191,7 @@ def _local(x_GSM, experts_GSK, weights_GSK, weights: ExpertWeights, *, backend: 
 
 def _ring(x_gSM, experts_gSK, weights_gSK, weights, *, backend: str):
   gather = functools.partial(jax.lax.all_gather, axis_name="expert", axis=0, tiled=True)
-  num_local = weights.w_in_EMF.shape[0]
+  devices, num_local = jax.lax.axis_size("expert"), weights.w_in_EMF.shape[0]
   first = jax.lax.axis_index("expert") * num_local
   experts_GSK = gather(experts_gSK) - first
   here = (experts_GSK >= 0) & (experts_GSK < num_local)
@@ -198,8 +201,9 @@ def _ring(x_gSM, experts_gSK, weights_gSK, weights, *, backend: str):
     gather(weights_gSK),
     weights,
     backend=backend,
+    sharers=devices,
   )
-  kept_gSK = experts_gSK < num_local * jax.lax.axis_size("expert")
+  kept_gSK = experts_gSK < num_local * devices
   return (
     jax.lax.psum_scatter(y_GSM, "expert", scatter_dimension=0, tiled=True),
     Delivery(kept_gSK.sum(), delivery.served, kept_gSK),
@@ -225,7 +229,7 @@ def _ragged(x_GSM, experts_GSK, weights_GSK, weights, *, backend: str):
   expert_R = jnp.where(piece_R < ends.size, piece_R % num_local, num_local)
   here = dispatch.sort_by_expert(expert_R[:, None], num_local)
   x_RM, ones_R = dispatch.to_rows(x_RM, here), jnp.ones(room)
-  y_RM = grouped_ffn(weights, x_RM, ones_R, here.sizes_E, backend)
+  y_RM = grouped_ffn(weights, x_RM, ones_R, here.sizes_E, backend, G * S * K)
   y_RM = dispatch.from_rows(y_RM, here)
 
   y_TM = exchange(y_RM, traffic.back(), G * S * K, "expert")
