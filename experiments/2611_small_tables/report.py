@@ -1,6 +1,7 @@
 """Tables and figures of what run.py has finished: python report.py --results results
 
-Reads runs.jsonl in the folder, writes tables.md and PNGs beside it.
+Reads runs.jsonl in the folder, writes tables.md and PNGs beside it. other_rates.jsonl,
+if it is there, has the results of run.py with other values of --rate.
 """
 
 import argparse
@@ -117,6 +118,29 @@ def search_table(results: list[dict]) -> list[str]:
   return [*lines, ""]
 
 
+def rates_table(final: list[dict]) -> list[str]:
+  """Loss of each model at each learning rate after a whole training."""
+  loss = {}
+  for r in final:
+    at = loss.setdefault(r["row"], {}).setdefault(r["learning_rate"], {})
+    at[r["seed"]] = r["valid_loss"]
+  rates = sorted({rate for by_rate in loss.values() for rate in by_rate})
+  if len(rates) < 2:
+    return []
+  lines = [
+    "### Learning rates, whole trainings",
+    "",
+    f"| validation loss, nats (seeds) | {' | '.join(map(str, rates))} |",
+    f"|---{'|---' * len(rates)}|",
+  ]
+  for row, by_rate in loss.items():
+    if len(by_rate) > 1:
+      seeds = [by_rate.get(rate, {}).values() for rate in rates]
+      cells = [f"{statistics.fmean(x):.4f} ({len(x)})" if x else "" for x in seeds]
+      lines.append(f"| {row} | {' | '.join(cells)} |")
+  return [*lines, ""]
+
+
 def draw_curves(found: dict, names: list[str], path: pathlib.Path) -> None:
   """Validation curves, mean and range over seeds; and where they end."""
   import matplotlib
@@ -155,10 +179,37 @@ def draw_curves(found: dict, names: list[str], path: pathlib.Path) -> None:
   plt.close(figure)
 
 
+def draw_scaling(found: dict, path: pathlib.Path) -> None:
+  """Bits per byte against the number of experts, Fig. 6 of the first paper."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt
+
+  figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+  for kind in ("xmoe", "mhmoe", "mhmoe_flops"):
+    points = [
+      (count, found[f"{kind}_{count}"][0]["bits_per_byte"])
+      for count in rows.COUNTS
+      if 0 in found.get(f"{kind}_{count}", {})
+    ]
+    axes.plot(*zip(*points, strict=True), marker="o", label=kind)
+  axes.set(xlabel="experts", ylabel="bits per byte, seed 0", xscale="log")
+  axes.set_xticks(rows.COUNTS, rows.COUNTS, minor=False)
+  axes.minorticks_off()
+  axes.grid(alpha=0.3)
+  axes.legend()
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
+
+
 def write(folder: pathlib.Path) -> str:
   """Writes tables.md and the figures; returns the former."""
   results = run.read_results(folder / "runs.jsonl")
-  lines = search_table(results)
+  final = group(results, "english")
+  longest = [r for seeds in final.values() for r in seeds.values()]
+  others = run.read_results(folder / "other_rates.jsonl")
+  lines = search_table(results) + rates_table(longest + others)
   for title, language, reference, jobs in TABLES:
     found = group(results, language)
     names = list(dict.fromkeys([reference, *(j.row for j in jobs if not j.rate)]))
@@ -166,7 +217,10 @@ def write(folder: pathlib.Path) -> str:
     if len(lines_of) > 6:  # not the reference alone
       lines += lines_of
       name = title.split(" (")[0].lower().replace(",", "").replace(" ", "_")
-      draw_curves(found, names, folder / f"{name}.png")
+      if name == "scaling":
+        draw_scaling(found, folder / f"{name}.png")
+      else:
+        draw_curves(found, names, folder / f"{name}.png")
   text = "\n".join(lines)
   (folder / "tables.md").write_text(text)
   return text
