@@ -193,7 +193,8 @@ def draw_scaling(found: dict, path: pathlib.Path) -> None:
       for count in rows.COUNTS
       if 0 in found.get(f"{kind}_{count}", {})
     ]
-    axes.plot(*zip(*points, strict=True), marker="o", label=kind)
+    if points:
+      axes.plot(*zip(*points, strict=True), marker="o", label=kind)
   axes.set(xlabel="experts", ylabel="bits per byte, seed 0", xscale="log")
   axes.set_xticks(rows.COUNTS, rows.COUNTS, minor=False)
   axes.minorticks_off()
