@@ -78,6 +78,7 @@ def test_heads_have_one_size(rows):
 def made_up(run, job, loss):
   return job._asdict() | {
     "parameters": 1_000,
+    "learning_rate": 0.008,
     "macs_per_token": 2_000.0,
     "valid_loss": loss,
     "perplexity": 2.0,
