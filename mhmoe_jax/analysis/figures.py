@@ -188,6 +188,7 @@ def _matrices(x_NYX, ylabel: str, xlabel: str, title: str, path: str | None) -> 
   for n, (axis, x_YX) in enumerate(zip(axes[0], x_NYX, strict=True)):
     image = axis.imshow(x_YX, vmin=low, vmax=high, aspect="auto")
     axis.set(title=f"MoE layer {n}", xlabel=xlabel, ylabel=ylabel)
+    axis.locator_params(integer=True)
   figure.colorbar(image, ax=axes[0], label=title)
   return figure if path is None else _save(figure, path)
 
