@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from mhmoe_jax.analysis import activation, diversity, drops, figures, heads, training
-from mhmoe_jax.analysis.trace import Trace
+from mhmoe_jax.analysis.trace import Trace, make_titles
 
 # Words of so many WordNet senses count as polysemous.
 POLYSEMOUS_SENSES = 5
@@ -35,7 +35,7 @@ def draw_all(
     drawn.append(f"{name}.png")
     return os.path.join(directory, drawn[-1])
 
-  titles = _titles(traces)
+  titles = make_titles(traces)
   models = {t: activation.measure(x) for t, x in zip(titles, traces, strict=True)}
   figures.draw_activation(models, at("activation"))
   for title, trace in zip(titles, traces, strict=True):
@@ -74,16 +74,6 @@ def draw_all(
     elif len({trace.meta.step for trace in traces}) == 1:
       figures.draw_drops(drops.cost_by_capacity(traces), at("drops"))
   return drawn
-
-
-def _titles(traces: Sequence[Trace]) -> list[str]:
-  """Names, with what tells apart those of one name."""
-  titles = [trace.meta.name for trace in traces]
-  if len(set(titles)) < len(titles):
-    titles = [f"{trace.meta.name} step {trace.meta.step}" for trace in traces]
-  if len(set(titles)) < len(titles):
-    titles = [f"{title} ({i})" for i, title in enumerate(titles)]
-  return titles
 
 
 def _draw_polysemy(trace: Trace, sense_counts, title: str, path: str) -> None:

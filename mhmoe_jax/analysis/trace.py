@@ -12,6 +12,7 @@ A directory with three files, written by `TraceWriter` and read by `load_trace`:
 T tokens, N MoE layers, H heads, K experts per sub-token, E experts.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import os
@@ -128,6 +129,16 @@ def load_meta(path: str | os.PathLike) -> TraceMeta:
   for name in ("layers", "data_files"):
     fields[name] = tuple(fields[name])
   return TraceMeta(**fields)
+
+
+def make_titles(traces: Sequence[Trace]) -> list[str]:
+  """Names, with what tells apart those of one name."""
+  titles = [trace.meta.name for trace in traces]
+  if len(set(titles)) < len(titles):
+    titles = [f"{trace.meta.name} step {trace.meta.step}" for trace in traces]
+  if len(set(titles)) < len(titles):
+    titles = [f"{title} ({i})" for i, title in enumerate(titles)]
+  return titles
 
 
 class TraceWriter:
