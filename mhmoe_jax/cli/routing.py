@@ -13,7 +13,7 @@ from mhmoe_jax.cli import parsing
 
 def routing(argv: list[str]) -> None:
   """Runs one of the verbs of `mhmoe routing`."""
-  verbs = {"trace": trace, "figures": figures}
+  verbs = {"trace": trace, "figures": figures, "report": report}
   if not argv or argv[0] not in verbs:
     raise ValueError(
       f"routing must be followed by one of {', '.join(verbs)}, "
@@ -98,6 +98,28 @@ def figures(argv: list[str]) -> None:
     sense_counts=words.load_sense_counts(values.senses) if values.senses else None,
   )
   print(f"wrote {', '.join(drawn)} to {values.out}")
+
+
+def report(argv: list[str]) -> None:
+  """Writes one page that shows a trace, or two side by side."""
+  values = parsing.make_flags()
+  flags.DEFINE_string("trace", None, "directory of a trace", flag_values=values)
+  flags.DEFINE_string("compare", None, "directory of another", flag_values=values)
+  flags.DEFINE_string("out", None, "HTML file to write", flag_values=values)
+  flags.DEFINE_integer(
+    "max_tokens", 100_000, "of text in the page", 1, flag_values=values
+  )
+  parsing.parse(values, "routing report", argv, required=("trace", "out"))
+
+  from mhmoe_jax.analysis.report import make_report
+  from mhmoe_jax.analysis.trace import load_trace
+
+  paths = [path for path in (values.trace, values.compare) if path]
+  page = make_report([load_trace(path) for path in paths], values.max_tokens)
+  with open(values.out, "w", encoding="utf-8") as file:
+    file.write(page)
+  size = os.path.getsize(values.out) / 2**20
+  print(f"wrote {values.out}, {size:.1f} MiB; open it in a browser")
 
 
 class _Progress:

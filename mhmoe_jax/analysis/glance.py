@@ -1,0 +1,93 @@
+"""What is worth knowing first about a router: one number a row."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mhmoe_jax.analysis import activation, diversity, drops, heads
+from mhmoe_jax.analysis.trace import Trace
+from mhmoe_jax.analysis.training import DEAD_BELOW
+
+
+class Row(NamedTuple):
+  """A row of the table: what is measured, and for each model what it is."""
+
+  name: str
+  means: str  # in a line, and what is healthy
+  values: list[str]
+  healthy: list[bool | None]  # None: neither
+
+
+def at_a_glance(traces: Sequence[Trace]) -> list[Row]:
+  """The table. What counts as healthy is a rule of thumb and stands in the table."""
+  rows: list[tuple[str, str, Callable[[Trace], tuple[str, bool | None]]]] = [
+    (
+      "active experts",
+      f"more than {DEAD_BELOW:g} of an even share; healthy: 95 %",
+      _active,
+    ),
+    ("busiest expert", "its load in even shares; healthy: under 4", _busiest),
+    ("distinct experts a token", "of as many as it could reach in a block", _distinct),
+    ("router's entropy", "of its maximum; healthy: 5 to 95 %", _entropy),
+    ("agreement of heads", "same first choice; healthy: under 50 %", _agreement),
+    ("dropped choices", "that found no slot; healthy: under 5 %", _dropped),
+    ("language by expert", "bits that an expert tells about a token's label", _labels),
+    ("bits per byte", "of this text", _bits),
+  ]
+  made = []
+  for name, means, measure in rows:
+    found = [measure(trace) for trace in traces]
+    if any(value for value, _ in found):
+      values, healthy = zip(*found, strict=True)
+      made.append(Row(name, means, list(values), list(healthy)))
+  return made
+
+
+def _active(trace):
+  alive_NE = activation.measure(trace).load_NE > DEAD_BELOW
+  share = alive_NE.mean()
+  return f"{share:.0%} ({alive_NE.sum()} of {alive_NE.size})", bool(share >= 0.95)
+
+
+def _busiest(trace):
+  load_NE = activation.measure(trace).load_NE
+  n, e = np.unravel_index(load_NE.argmax(), load_NE.shape)
+  where = f"block {trace.meta.layers[n]}, expert {e}"
+  return f"{load_NE[n, e]:.2f} ({where})", bool(load_NE[n, e] < 4)
+
+
+def _distinct(trace):
+  most = min(trace.expert_TNHK[0, 0].size, trace.meta.num_experts)
+  return f"{diversity.distinct_experts(trace).mean():.2f} of {most}", None
+
+
+def _entropy(trace):
+  share = heads.head_entropy(trace).mean() / max(np.log(trace.meta.num_experts), 1e-12)
+  return f"{share:.0%}", bool(0.05 <= share <= 0.95)
+
+
+def _agreement(trace):
+  H = trace.meta.num_heads
+  if H == 1:
+    return "", None
+  agreement_NHH = heads.head_agreement(trace)
+  share = agreement_NHH[:, ~np.eye(H, dtype=bool)].mean()
+  return f"{share:.1%}, by chance {1 / trace.meta.num_experts:.1%}", bool(share < 0.5)
+
+
+def _dropped(trace):
+  share = drops.measure(trace).choices_N.mean()
+  return f"{share:.1%}", bool(share < 0.05)
+
+
+def _labels(trace):
+  if len({document.label for document in trace.documents}) < 2:
+    return "", None
+  bits_N = heads.label_load(trace).information_N
+  return f"{bits_N.max():.2f} (block {trace.meta.layers[bits_N.argmax()]})", None
+
+
+def _bits(trace):
+  size = int((trace.stop_T - trace.start_T).sum())
+  return f"{trace.loss_T.sum(dtype=np.float64) / np.log(2) / size:.3f}", None
