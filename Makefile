@@ -3,13 +3,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 
-.PHONY: train test lint format lock clean
+.PHONY: train test browser lint format lock clean
 
 train: $(VENV)/ready
 	$(BIN)/mhmoe train --config configs/tiny.py --workdir runs/tiny
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
+
+# The routing report in Chromium; needs chromium and chromedriver.
+browser: $(VENV)/ready
+	$(BIN)/python -m pytest tests/analysis/browser_report.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

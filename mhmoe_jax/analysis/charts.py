@@ -30,8 +30,8 @@ def _use(titles, traces) -> list[Chart]:
       "use",
       "Load of every expert",
       "1.0 is an even share of the choices. Healthy: no column is dark in every block. "
-      "\N{MULTIPLICATION SIGN} marks experts that are all but dead: under a tenth of an "
-      "even share.",
+      "\N{MULTIPLICATION SIGN} marks experts that are all but dead: under a tenth of "
+      "an even share.",
       columns_of(
         **grid(("block", "expert", "load"), model.load_NE, block=trace.meta.layers)
       ),
