@@ -170,7 +170,8 @@ def _forest(results, language, panels, key, xlabel, path) -> None:
   names = [_label(row, found["trained"][row]) for row in rows]
   axes[0].set_yticks(range(len(rows)), names)
   axes[0].invert_yaxis()
-  axes[-1].legend(fontsize="small")
+  handles = axes[-1].get_legend_handles_labels()
+  figure.legend(*handles, loc="outside right center", fontsize="small")
   _save(figure, path)
 
 
