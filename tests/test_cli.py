@@ -83,6 +83,16 @@ def test_train_sample_eval(tmp_path, text, capsys, ffn):
   assert "wrote activation.png, run_load.png" in capsys.readouterr().out
   assert (drawn / "activation.png").exists()
 
+  page = tmp_path / "report.html"
+  command = ["routing", "report", f"--trace={traced}", f"--compare={traced}"]
+  assert cli.main([*command, f"--out={page}"]) == 0
+  assert f"wrote {page}" in capsys.readouterr().out
+  assert (
+    "<title>Routing of run step 2 (0) and run step 2 (1)</title>" in page.read_text()
+  )
+  assert cli.main([*command, f"--earlier={traced}", f"--out={page}"]) == 1
+  assert "different steps, got steps [2, 2]" in capsys.readouterr().err
+
 
 def test_tokenizer_then_prepare_then_train_with_both(tmp_path, text, capsys):
   model = tmp_path / "small.model"

@@ -38,6 +38,7 @@ ONLY = {
   "matplotlib": ("analysis",),
   "PIL": ("train.images",),
   "pyarrow": ("analysis",),
+  "vl_convert": ("analysis.report",),
   "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -15,6 +15,7 @@ import string
 import vl_convert
 
 from mhmoe_jax.analysis import drops, glance, heads, packing
+from mhmoe_jax.analysis.changes import make_changes
 from mhmoe_jax.analysis.charts import make_charts
 from mhmoe_jax.analysis.trace import Trace, make_titles
 
@@ -24,14 +25,20 @@ SCRIPTS = tuple(
 )
 
 
-def make_report(traces: Sequence[Trace], max_tokens: int = 100_000) -> str:
+def make_report(
+  traces: Sequence[Trace], max_tokens: int = 100_000, earlier: Sequence[Trace] = ()
+) -> str:
   """The page.
 
   Args:
     traces: of one model, or of two to be compared.
     max_tokens: so many are in the page to be read; figures are of all.
+    earlier: of the first one's earlier checkpoints.
+
+  Raises:
+    ValueError: `earlier` are of another model or text.
   """
-  data = packing.to_script(make_data(traces, max_tokens))
+  data = packing.to_script(make_data(traces, max_tokens, earlier))
   folder = resources.files("mhmoe_jax.analysis") / "page"
   parts = {
     "title": html.escape(" and ".join(make_titles(traces))),
@@ -44,7 +51,9 @@ def make_report(traces: Sequence[Trace], max_tokens: int = 100_000) -> str:
   return string.Template((folder / "page.html").read_text("utf-8")).substitute(parts)
 
 
-def make_data(traces: Sequence[Trace], max_tokens: int) -> Mapping:
+def make_data(
+  traces: Sequence[Trace], max_tokens: int, earlier: Sequence[Trace] = ()
+) -> Mapping:
   """What the page shows, as it is embedded."""
   titles = make_titles(traces)
   shown = [packing.choose_tokens(trace, max_tokens) for trace in traces]
@@ -53,11 +62,14 @@ def make_data(traces: Sequence[Trace], max_tokens: int) -> Mapping:
     if i and not _same_tokens(shown[0], part):
       texts.append(packing.pack_text(part))
     models.append(_describe(title, trace, part) | {"text": len(texts) - 1})
+  charts = make_charts(titles, traces)
+  if earlier:
+    charts += make_changes([*earlier, traces[0]])
   return {
     "models": models,
     "texts": texts,
     "glance": [row._asdict() for row in glance.at_a_glance(traces)],
-    "charts": [dataclasses.asdict(chart) for chart in make_charts(titles, traces)],
+    "charts": [dataclasses.asdict(chart) for chart in charts],
   }
 
 

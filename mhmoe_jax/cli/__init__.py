@@ -29,7 +29,8 @@ USAGE = """usage: mhmoe VERB [flags]
              [--step N] [--max_tokens N] [--name NAME] [--config.model.moe.KEY=VALUE]
   routing figures --trace trace/,OTHER/ --out figures/ [--max_tokens N]
              [--homographs TSV] [--senses TSV]
-  routing report  --trace trace/ [--compare OTHER/] --out report.html [--max_tokens N]
+  routing report  --trace trace/ [--compare OTHER/] [--earlier STEP_100/,STEP_200/]
+             --out report.html [--max_tokens N]
 
 mhmoe VERB --help tells more."""
 

@@ -105,6 +105,7 @@ def report(argv: list[str]) -> None:
   values = parsing.make_flags()
   flags.DEFINE_string("trace", None, "directory of a trace", flag_values=values)
   flags.DEFINE_string("compare", None, "directory of another", flag_values=values)
+  flags.DEFINE_list("earlier", [], "traces of earlier checkpoints", flag_values=values)
   flags.DEFINE_string("out", None, "HTML file to write", flag_values=values)
   flags.DEFINE_integer(
     "max_tokens", 100_000, "of text in the page", 1, flag_values=values
@@ -115,7 +116,11 @@ def report(argv: list[str]) -> None:
   from mhmoe_jax.analysis.trace import load_trace
 
   paths = [path for path in (values.trace, values.compare) if path]
-  page = make_report([load_trace(path) for path in paths], values.max_tokens)
+  page = make_report(
+    [load_trace(path) for path in paths],
+    values.max_tokens,
+    earlier=[load_trace(path) for path in values.earlier],
+  )
   with open(values.out, "w", encoding="utf-8") as file:
     file.write(page)
   size = os.path.getsize(values.out) / 2**20

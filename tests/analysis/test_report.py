@@ -86,3 +86,21 @@ def test_models_that_read_the_same_share_the_text():
   same = report.make_data([trace, other], 100)
   assert (len(same["texts"]), same["models"][1]["text"]) == (1, 0)
   assert len(report.make_data([trace, elsewhere], 100)["texts"]) == 2
+
+
+def test_earlier_checkpoints_are_drawn_over_training():
+  late, early = one_layer([0, 1, 2, 3], step=2), one_layer([0, 0, 0, 0], step=1)
+  found = report.make_data([late], 100, [early])
+  assert len(found["models"]) == 1
+  assert "training" in {chart["section"] for chart in found["charts"]}
+  elsewhere = one_layer([0, 1], documents=[Document("en", "zz")], step=1)
+  with pytest.raises(ValueError, match="of one text"):
+    report.make_report([late], earlier=[elsewhere])
+
+
+def test_every_chart_has_its_section():
+  first, other = one_layer([0, 1, 2, 3], step=2), one_layer([0, 1, 2, 3], step=1)
+  page = report.make_report([first, other], earlier=[other])
+  data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+  sections = set(re.findall(r'<section id="(\w+)"', page))
+  assert {chart["section"] for chart in data["charts"]} <= sections
