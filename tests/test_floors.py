@@ -102,7 +102,7 @@ def loaded_by(statement):
 
 
 HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
-HEAVY |= {"matplotlib", "pyarrow", "PIL"}
+HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert"}
 
 
 def test_the_layer_needs_jax_and_flax_only():

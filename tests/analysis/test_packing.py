@@ -1,4 +1,4 @@
-"""What a page unpacks is what was packed."""
+"""Texts that were cut, choices and losses; the rest is in test_report.py."""
 
 import base64
 import gzip
@@ -15,35 +15,6 @@ from tests.analysis.made import make_trace
 def unpack(packed):
   content = gzip.decompress(base64.b64decode(packed["data"]))
   return np.frombuffer(content, f"<{packed['kind']}")
-
-
-def test_arrays_take_the_bytes_they_need():
-  for top, kind in ((255, "u1"), (256, "u2")):
-    values = np.array([[0, 1], [2, top]])
-    packed = packing.pack_array(values)
-    assert packed["kind"] == kind
-    assert unpack(packed).tolist() == [0, 1, 2, top]
-  assert unpack(packing.pack_array(np.array([], int))).size == 0
-
-
-def test_levels_are_as_near_as_256_can_be():
-  values = np.linspace(0, 3, 1001)
-  packed = packing.pack_levels(values, 3.0)
-  read = unpack(packed) * packed["unit"]
-  assert np.abs(read - values).max() <= 3 / 255 / 2 + 1e-12
-  assert unpack(packing.pack_levels(np.zeros(3), 0.0)).tolist() == [0, 0, 0]
-
-
-def test_a_character_belongs_to_the_token_of_its_first_byte():
-  # One, two and four bytes; the last is two code units of JavaScript.
-  documents = [Document("en", "a\u00e9\U0001f642"), Document("de", "b")]
-  packed = packing.pack_text(make_trace(np.zeros((8, 1, 1, 1)), 1, documents))
-  assert unpack(packed["units"]).tolist() == [1, 1, 0, 2, 0, 0, 0, 1]
-  assert unpack(packed["bytes"]).tolist() == [1] * 8
-  assert packed["documents"] == [
-    {"label": "en", "text": "a\u00e9\U0001f642", "tokens": 7},
-    {"label": "de", "text": "b", "tokens": 1},
-  ]
 
 
 def test_a_document_that_was_cut_has_the_text_of_its_tokens():
@@ -68,17 +39,6 @@ def test_routing():
   assert unpack(second["dropped"]).tolist() == [0, 0, 0, 1]
   # The first token of a text has no loss.
   assert (unpack(packed["loss"]) * packed["loss"]["unit"]).tolist() == [2.0, 0.0]
-
-
-def test_rare_labels_keep_their_tokens():
-  documents = [Document("en", "abcdef"), Document("sw", "xy"), Document("en", "gh")]
-  trace = make_trace(np.arange(10).reshape(10, 1, 1, 1), 10, documents)
-  assert packing.choose_tokens(trace, 10) is trace
-  kept = packing.choose_tokens(trace, 5)
-  assert "".join(kept.text_T) == "abcxy"
-  assert kept.document_T.tolist() == [0, 0, 0, 1, 1]
-  assert kept.expert_TNHK.ravel().tolist() == [0, 1, 2, 6, 7]
-  assert [document.label for document in kept.documents] == ["en", "sw"]
 
 
 def test_no_text_ends_the_script():
