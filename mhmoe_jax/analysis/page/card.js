@@ -40,9 +40,9 @@ function table_of(pane, i, named) {
           "td",
           { "data-expert": e },
           make("i", { style: `background:var(--e${e})` }),
-          `${e}`,
+          `${e} `, // the space parts the two for those who hear or copy them
           make("small", {}, layer.weight(i, h, k).toFixed(2)),
-          layer.dropped(i, h, k) ? make("b", {}, "dropped") : "",
+          ...(layer.dropped(i, h, k) ? [" ", make("b", {}, "dropped")] : []),
         ),
       );
     }
@@ -54,7 +54,7 @@ function table_of(pane, i, named) {
         { class: now ? "now" : null },
         make("th", { scope: "row" }, `head ${h + 1}`),
         ...cells,
-        make("td", {}, `${layer.entropy(i, h).toFixed(2)}`, make("small", {}, percent(share))),
+        make("td", {}, `${layer.entropy(i, h).toFixed(2)} `, make("small", {}, percent(share))),
       ),
     );
   }
