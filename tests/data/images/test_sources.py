@@ -1,0 +1,167 @@
+"""Sources of pictures: what they give, and one line for what is wrong with them."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from mhmoe_jax.data.images.sources import (
+  Picture,
+  PictureConfig,
+  open_source,
+  read_text,
+)
+
+BASE = {
+  "source": "shapes",
+  "name": "",
+  "train": "",
+  "valid": "",
+  "text_key": "caption",
+  "num_train": 10,
+  "num_valid": 4,
+  "seed": 0,
+}
+
+
+def config(**changes):
+  return PictureConfig(**BASE | changes)
+
+
+def write_files(folder, count=3):
+  records = []
+  for i in range(count):
+    Image.new("RGB", (4 + i, 4), (i, 0, 0)).save(folder / f"{i}.png")
+    records.append({"image": f"{i}.png", "caption": f"picture {i}", "id": i})
+  index = folder / "index.jsonl"
+  index.write_text("".join(json.dumps(record) + "\n" for record in records))
+  return str(index)
+
+
+def write_npz(folder, count=3, name="set"):
+  images = np.full((count, 8, 8, 3), np.arange(count)[:, None, None, None], np.uint8)
+  np.savez(folder / f"{name}.npz", images=images)
+  rows = [json.dumps({"caption": f"{name} {i}"}) for i in range(count)]
+  (folder / f"{name}.jsonl").write_text("\n".join(rows))
+  return str(folder / f"{name}.npz")
+
+
+def test_shapes_are_what_they_say():
+  train, valid = (open_source(config(), split, 32) for split in ("train", "validation"))
+  assert (len(train), len(valid)) == (10, 4)
+  picture = train[3]
+  assert picture.pixels.shape == (32, 32, 3)
+  (text,) = read_text(picture, "caption")
+  for shape in picture.record["scene"].shapes:
+    assert f"{shape.color} " in text
+    assert shape.shape in text
+  assert (train[3].pixels == picture.pixels).all()
+  assert (train[2].pixels != picture.pixels).any()
+
+
+def test_files(tmp_path):
+  index = write_files(tmp_path)
+  source = open_source(config(source="files", train=index, valid=index), "train", 32)
+  assert len(source) == 3
+  assert source[2].pixels.shape == (4, 6, 3)
+  assert source[2].pixels[0, 0].tolist() == [2, 0, 0]
+  assert source[2].record["id"] == 2
+
+
+def test_several_npz_are_one_after_the_other(tmp_path):
+  both = ",".join(write_npz(tmp_path, n, name) for n, name in [(3, "a"), (2, "b")])
+  source = open_source(config(source="npz", train=both, valid=both), "validation", 32)
+  assert len(source) == 5
+  texts = [read_text(source[i], "caption")[0] for i in range(5)]
+  assert texts == ["a 0", "a 1", "a 2", "b 0", "b 1"]
+  assert source[4].pixels[0, 0, 0] == 1
+
+
+def test_texts_in_lists_and_fields():
+  record = {"names": {"de": "Ring"}, "captions": {"text": [b"a", b"b"]}}
+  picture = Picture(np.zeros((1, 1, 3), np.uint8), record, "x")
+  assert read_text(picture, "names/de") == ["Ring"]
+  assert read_text(picture, "captions/text") == ["a", "b"]
+  for key, words in [
+    ("names/fr", "the fields names, captions"),
+    ("names", "must be text"),
+  ]:
+    with pytest.raises(ValueError, match=words):
+      read_text(picture, key)
+
+
+def broken(folder, problem):
+  index, npz = write_files(folder), write_npz(folder)
+  path = folder / "index.jsonl"
+  if problem == "no index":
+    path.unlink()
+  elif problem == "empty index":
+    path.write_text("")
+  elif problem == "no JSON":
+    path.write_text('{"image": "0.png"}\nhello\n')
+  elif problem == "no object":
+    path.write_text("[1]\n")
+  elif problem == "no path":
+    path.write_text('{"picture": "0.png"}\n')
+  elif problem == "no picture":
+    (folder / "0.png").unlink()
+  elif problem == "no npz":
+    (folder / "set.npz").write_bytes(b"hello")
+  elif problem == "other array":
+    np.savez(npz, pictures=np.zeros(3))
+  elif problem == "grey array":
+    np.savez(npz, images=np.zeros((3, 8, 8), np.uint8))
+  elif problem == "short index":
+    (folder / "set.jsonl").write_text('{"caption": "one"}\n')
+  return index, npz
+
+
+@pytest.mark.parametrize(
+  ("problem", "message"),
+  [
+    ("no index", "cannot read the index "),
+    ("empty index", "'Expecting value' in line 1 of "),
+    ("no JSON", "'Expecting value' in line 2 of "),
+    ("no object", "must be a JSON object, got '[1]' in line 1 of "),
+    ("no path", "must have a path in 'image', got the fields picture in line 1 of "),
+    ("no picture", "cannot read "),
+    ("no npz", "cannot read "),
+    ("other array", "pictures must be in 'images', got pictures in "),
+    (
+      "grey array",
+      "must be uint8 of shape (pictures, height, width, 3), got uint8 (3, ",
+    ),
+    ("short index", "a line for every picture, got 1 lines in "),
+  ],
+)
+def test_bad_files(tmp_path, problem, message):
+  index, npz = broken(tmp_path, problem)
+  kinds = {"files": index, "npz": npz}
+  kind = (
+    "npz"
+    if problem in ("no npz", "other array", "grey array", "short index")
+    else "files"
+  )
+  with pytest.raises(ValueError) as caught:
+    open_source(config(source=kind, train=kinds[kind], valid="x"), "train", 32)[0]
+  assert message in str(caught.value)
+  assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"source": "zip"}, "source must be one of shapes, files, npz, tfds, got"),
+    ({"source": "npz"}, "source='npz' needs train and valid, got train=''"),
+    ({"num_train": 0}, "num_train must be at least 1, got num_train=0."),
+    (
+      {"source": "tfds", "name": "caltech101", "train": "train", "valid": "test"},
+      "such as caltech101:3.0.2, got name='caltech101'.",
+    ),
+  ],
+)
+def test_bad_configs(changes, message):
+  with pytest.raises(ValueError) as caught:
+    config(**changes)
+  assert message in str(caught.value)
