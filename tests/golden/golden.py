@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-_PATH = pathlib.Path(__file__).with_name("golden.json")
+_FOLDER = pathlib.Path(__file__).parent
 
 
 def wave(start: float, *shape: int) -> np.ndarray:
@@ -18,12 +18,13 @@ def waves(start: float, **shapes) -> dict[str, np.ndarray]:
   return {name: wave(start + i, *s) for i, (name, s) in enumerate(shapes.items())}
 
 
-def load(name: str) -> dict[str, np.ndarray]:
+def load(name: str, file: str = "golden.json") -> dict[str, np.ndarray]:
   """The arrays of one entry."""
-  return {k: np.array(v) for k, v in json.loads(_PATH.read_text())[name].items()}
+  entries = json.loads((_FOLDER / file).read_text())
+  return {key: np.array(value) for key, value in entries[name].items()}
 
 
-def save(entries: dict[str, dict[str, np.ndarray]]) -> None:
+def save(entries: dict[str, dict[str, np.ndarray]], file: str = "golden.json") -> None:
   """Writes all entries, an array a line."""
   lines = []
   for name, arrays in entries.items():
@@ -32,7 +33,7 @@ def save(entries: dict[str, dict[str, np.ndarray]]) -> None:
       for key, value in arrays.items()
     ]
     lines.append(f'"{name}": {{\n' + ",\n".join(rows) + "\n}")
-  _PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+  (_FOLDER / file).write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _rounded(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,133 @@
+"""The choices a multi-modal encoder offers, checked before anything is built."""
+
+import dataclasses
+
+from mhmoe_jax.models.config import DTYPES, FFNS
+from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig
+
+BACKBONES = ("multiway", "shared")
+POOLS = ("modality", "shared")
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """Configuration of `Encoder`; configs/multimodal.py says what each field is for."""
+
+  vocab_size: int
+  num_codes: int
+  picture_size: int
+  patch_size: int
+  text_length: int
+  num_layers: int
+  embed_dim: int
+  num_attention_heads: int
+  backbone: str
+  pools: str
+  ffn: str
+  ffn_dim: int
+  moe_last: int
+  moe_every: int
+  moe: MoeConfig
+  activation: str
+  use_bias: bool
+  gate_bias: bool
+  norm: str
+  norm_epsilon: float
+  sub_ln: bool
+  ffn_norm: str
+  ffn_norm_epsilon: float
+  init: str
+  bitnet: bool
+  dropout: float
+  drop_path: float
+  dtype: str
+  remat: bool
+
+  def __post_init__(self):
+    for name in (
+      "vocab_size",
+      "num_codes",
+      "picture_size",
+      "patch_size",
+      "text_length",
+      "num_layers",
+      "embed_dim",
+      "num_attention_heads",
+      "ffn_dim",
+      "moe_last",
+      "moe_every",
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f"{name} must be at least 1, got {name}={getattr(self, name)}."
+        )
+    for name, allowed in (
+      ("backbone", BACKBONES),
+      ("pools", POOLS),
+      ("ffn", FFNS),
+      ("norm", NORMS),
+      ("dtype", DTYPES),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+          f"{name} must be one of {', '.join(allowed)}, "
+          f"got {name}={getattr(self, name)!r}."
+        )
+    for whole, part in (
+      ("picture_size", "patch_size"),
+      ("embed_dim", "num_attention_heads"),
+      ("moe_last", "moe_every"),
+    ):
+      if getattr(self, whole) % getattr(self, part):
+        raise ValueError(
+          f"{part} must divide {whole}, got {part}={getattr(self, part)}, "
+          f"{whole}={getattr(self, whole)}."
+        )
+    if self.moe_last > self.num_layers:
+      raise ValueError(
+        f"moe_last must be at most num_layers, got moe_last={self.moe_last}, "
+        f"num_layers={self.num_layers}."
+      )
+    if self.ffn == "mhmoe" and self.embed_dim % self.moe.num_heads:
+      raise ValueError(
+        f"num_heads must divide embed_dim, got num_heads={self.moe.num_heads}, "
+        f"embed_dim={self.embed_dim}."
+      )
+    for name in ("dropout", "drop_path"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {name}={getattr(self, name)}.")
+    if not self.norm_epsilon > 0:
+      raise ValueError(
+        f"norm_epsilon must be positive, got norm_epsilon={self.norm_epsilon}."
+      )
+    FfnStyle.of(self)
+
+  @property
+  def layer(self) -> MoeConfig:
+    """The MoE layer that `ffn` asks for: an SMoE has one head and no linear layers."""
+    if self.ffn == "smoe":
+      return dataclasses.replace(self.moe, num_heads=1, num_linear=0)
+    return self.moe
+
+  @property
+  def style(self) -> FfnStyle:
+    """Of the dense FFNs."""
+    return FfnStyle.of(self)
+
+  @property
+  def num_patches(self) -> int:
+    """Patches of a picture."""
+    return (self.picture_size // self.patch_size) ** 2
+
+  @property
+  def num_image(self) -> int:
+    """Places of a picture: its patches, and [CLS] before them."""
+    return self.num_patches + 1
+
+  @property
+  def moe_blocks(self) -> list[int]:
+    """Numbers of the blocks that have an MoE layer."""
+    if self.ffn == "dense":
+      return []
+    first = self.num_layers - self.moe_last
+    return list(range(first + self.moe_every - 1, self.num_layers, self.moe_every))
