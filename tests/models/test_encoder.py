@@ -127,15 +127,13 @@ def their_shape(name, shape):
   D, F = theirs.D, theirs.F
   if name == "vision_embed.proj.weight":
     return D, 3, theirs.PATCH, theirs.PATCH
+  if name == "text_embed.weight":
+    return shape
   if "embed_positions" in name:
     return shape[0] + 2, D
-  if "_proj.weight" in name or name.endswith("_proj.A.weight"):
-    return D, D
-  if ".fc1.weight" in name:
-    return F, D
-  if ".fc2.weight" in name:
-    return D, F
-  return (math.prod(shape),) if "embed.weight" not in name else shape
+  ends = {"_proj.weight": (D, D), "fc1.weight": (F, D), "fc2.weight": (D, F)}
+  name = name.replace(".A.", ".").replace(".B.", ".")
+  return next((s for end, s in ends.items() if name.endswith(end)), (math.prod(shape),))
 
 
 def with_their_weights(params):
@@ -144,7 +142,7 @@ def with_their_weights(params):
     each = x.shape[1:] if names[0].startswith("encoder.layers") else x.shape
 
     def one(name):
-      weight = theirs.weight(name, *their_shape(kind, each))
+      weight = theirs.weight(name, *their_shape(name, each))
       return to_ours(name, weight, each)
 
     made = np.stack([one(name) for name in names]).reshape(x.shape)
