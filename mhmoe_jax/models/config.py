@@ -70,9 +70,7 @@ class TransformerConfig:
       )
     for name in ("dropout", "moe_dropout"):
       if not 0 <= getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be in [0, 1), got {name}={getattr(self, name)}."
-        )
+        raise ValueError(f"{name} must be in [0, 1), got {name}={getattr(self, name)}.")
     for name in ("norm_epsilon", "ffn_norm_epsilon"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {name}={getattr(self, name)}.")

@@ -20,7 +20,9 @@ class Norm(nn.Module):
     scale = self.param(f"scale_{self.letter}", nn.initializers.ones_init(), (width,))
     if self.kind == "rmsnorm":
       mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
-      return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale[last]).astype(x.dtype)
+      return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale[last]).astype(
+        x.dtype
+      )
     bias = self.param(f"bias_{self.letter}", nn.initializers.zeros_init(), (width,))
     wide = jax.nn.standardize(wide, epsilon=self.epsilon)
     return (wide * scale[last] + bias[last]).astype(x.dtype)

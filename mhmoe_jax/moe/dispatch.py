@@ -75,9 +75,7 @@ def from_experts(y_EGCM: jax.Array, slots: Slots) -> jax.Array:
   return y_GSM.astype(y_EGCM.dtype)
 
 
-def seeds_to_experts(
-  seeds_GSK: jax.Array, routing: Routing, slots: Slots
-) -> jax.Array:
+def seeds_to_experts(seeds_GSK: jax.Array, routing: Routing, slots: Slots) -> jax.Array:
   """The seeds of the choices in the slots, see `dropout.draw_seeds`, (E, G, C)."""
   E, dtype = slots.mask_GSEC.shape[2], seeds_GSK.dtype
   choice_GSKE = jax.nn.one_hot(routing.experts_GSK, E, dtype=dtype)

@@ -102,6 +102,8 @@ def test_gelu_is_the_normal_distribution_function_times_x():
 def test_the_two_gelus_differ_where_they_should():
   weights = ExpertWeights(jnp.eye(1), jnp.eye(1))
   exact = expert_ffn(weights, jnp.full((1, 1), 2.0))
-  rough = expert_ffn(weights._replace(formula=Formula(tanh=True)), jnp.full((1, 1), 2.0))
+  rough = expert_ffn(
+    weights._replace(formula=Formula(tanh=True)), jnp.full((1, 1), 2.0)
+  )
   close(exact, 1.9544997)
   close(rough, 1.9545977)
