@@ -38,8 +38,6 @@ USAGE = """usage: mhmoe VERB [flags]
 
 mhmoe VERB --help tells more."""
 
-# Of TensorFlow and XLA errors alone: what they warn of, they raise as well.
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -49,7 +47,7 @@ _NO_TPU = {
 
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
-  argv = sys.argv[1:] if argv is None else argv
+  argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
   verbs = {
     "train": models.train,
     "sample": models.sample,
@@ -66,9 +64,12 @@ def main(argv: list[str] | None = None) -> int:
   logging.set_verbosity(logging.WARNING)
   logging.logging.basicConfig(format="%(message)s")
   # Without a TPU, libtpu is there to compile only; it would look for one, aloud.
-  has_tpu = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")
-  for name, value in (_QUIET if has_tpu else _QUIET | _NO_TPU).items():
-    os.environ.setdefault(name, value)
+  if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
+    for name, value in _NO_TPU.items():
+      os.environ.setdefault(name, value)
+  # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
+  if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
   try:
     with _without_closed_loops():
       code = verbs[argv[0]](argv[1:]) or 0
@@ -85,6 +86,21 @@ def main(argv: list[str] | None = None) -> int:
     logging.debug("", exc_info=True)
     _complain(argv[0], f"error: {error}")
     return 1
+
+
+def _with_home(word: str) -> str:
+  """In --workdir=~/run the shell leaves the ~ as it is."""
+  flag, equals, value = word.partition("=~/")
+  if equals and flag.lstrip("-") in (
+    "config",
+    "workdir",
+    "out",
+    "text",
+    "data",
+    "trace",
+  ):
+    return f"{flag}={os.path.expanduser('~')}/{value}"
+  return word
 
 
 def _complain(verb: str, text: str) -> None:

@@ -38,8 +38,7 @@ def find_flag(name: str, argv: list[str]) -> str | None:
   for i, word in enumerate(argv):
     flag, equals, value = word.partition("=")
     if flag in (f"--{name}", f"-{name}"):
-      value = value if equals else argv[i + 1] if argv[i + 1 :] else None
-      return value and os.path.expanduser(value)
+      return value if equals else argv[i + 1] if argv[i + 1 :] else None
   return None
 
 
@@ -64,16 +63,13 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
   if values.v:
     logging.set_verbosity(logging.DEBUG)
   for name in required:
-    if values[name].value is None:
+    if values[name].value in (None, ""):
       raise ValueError(f"{verb} needs --{name}; see `mhmoe help`.")
   config = values["config"].value if "config" in values else None
   if path and not isinstance(config, ConfigDict):
     raise ValueError(
       f"get_config() of {path} must return a ConfigDict, got {type(config).__name__}."
     )
-  if "workdir" in values and values.workdir:
-    # In --workdir=~/run the shell leaves the ~ as it is.
-    values.workdir = os.path.expanduser(values.workdir)
 
 
 def _find_imports(config: str) -> None:

@@ -99,8 +99,8 @@ class Checkpoints:
       self.close()
     if isinstance(error, OSError):
       steps = saved.committed_steps(self._directory)
-      kept = f"step {max(steps)} is kept" if steps else "none is kept"
-      raise OSError(f"{error}; of the checkpoints {kept}.") from error
+      kept = f"the checkpoint of step {max(steps)} is" if steps else "no checkpoint is"
+      raise OSError(f"{error}; {kept} kept.") from error
 
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, ascending; one being written counts."""

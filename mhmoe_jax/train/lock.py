@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 BEAT = 10.0  # seconds between two writes of the holder in a bucket
 EXPIRY = 60.0  # seconds without one, after which the holder is taken for dead
+_PATTERNS = "*?["
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some file systems
 
 
@@ -41,7 +42,8 @@ def hold(workdir: epath.PathLike) -> Iterator[None]:
   Every process of the run calls it; process 0 holds the folder for all.
 
   Raises:
-    ValueError: another start holds it, or it cannot be written; on every process.
+    ValueError: another start holds it, it cannot be written, or not read again under
+      this name; on every process.
   """
   with contextlib.ExitStack() as held:
     with processes.all_or_none():
@@ -51,11 +53,16 @@ def hold(workdir: epath.PathLike) -> Iterator[None]:
 
 
 def _hold(workdir: epath.PathLike) -> contextlib.AbstractContextManager[None]:
+  is_bucket = "://" in str(workdir)
   try:
+    whole = str(workdir) if is_bucket else os.path.abspath(workdir)
+    if set(whole) & set(_PATTERNS):
+      # Orbax looks for what it wrote by a pattern, finds nothing, and loses it all.
+      raise ValueError(f"a run's folder must have none of {_PATTERNS}, got {whole}.")
     epath.Path(workdir).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ValueError(f"cannot write to {workdir}: {error}.") from error
-  if "://" in str(workdir):
+  if is_bucket:
     return _leased(f"{workdir}/")
   return _locked(pathlib.Path(workdir) / "lock")
 

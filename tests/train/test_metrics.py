@@ -2,7 +2,9 @@ import contextlib
 import json
 import math
 import pathlib
+import time
 
+from clu import metric_writers
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -107,6 +109,60 @@ def test_reader_leaves_out_a_row_under_way(tmp_path):
   assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
 
 
+DAMAGES = {
+  "blank": b"",
+  "half": b'{"step": 2, "lo',
+  "NULs of a power loss": b"\0\0\0\0{}",
+  "not UTF-8": b'{"step": 2, "\xff": 1}',
+  "no object": b"[2]",
+  "a number": b"2",
+  "without step": b'{"loss": 1.0}',
+  "step of another type": b'{"step": "2"}',
+  "step true": b'{"step": true}',
+  "no numbers": b'{"step": 2, "loss": [1.0]}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_rows_are_named_and_dropped(tmp_path, caplog, damage):
+  path = tmp_path / "metrics.jsonl"
+  rows = [b'{"step": 1, "loss": 4.0}', DAMAGES[damage], b'{"step": 3, "loss": "nan"}']
+  path.write_bytes(b"\n".join(rows) + b"\n")
+  before = path.read_bytes()
+  assert [row["step"] for row in read_metrics(path)] == [1, 3]
+  assert path.read_bytes() == before
+  assert [record.getMessage() for record in caplog.records] == [
+    f"{path}: 1 damaged rows of 3 left out."
+  ]
+  with writer(tmp_path, resume_step=3) as w:
+    w.write(4, {"loss": 1.0})
+  assert path.read_bytes() == b"\n".join(
+    [rows[0], rows[2], b'{"step": 4, "loss": 1.0}\n']
+  )
+
+
+def test_a_directory_in_the_place_of_the_record(tmp_path, caplog):
+  (tmp_path / "metrics.jsonl").mkdir()
+  (tmp_path / "metrics.jsonl" / "of whom").write_text("?")
+  with writer(tmp_path, resume_step=3) as w:
+    w.write(4, {"loss": 1.0})
+  assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 4, "loss": 1.0}]
+  (aside,) = tmp_path.glob("metrics.jsonl.*")
+  assert (aside / "of whom").read_text() == "?"
+  assert f"was a directory: it is {aside.name} now." in caplog.text
+
+
+def test_a_full_disk_is_named(tmp_path):
+  w = MetricWriter(tmp_path)
+  w._rows.close()
+  w._rows = open("/dev/full", "w")  # noqa: SIM115
+  message = f"cannot write to {tmp_path}/metrics.jsonl: .*No space left"
+  with pytest.raises(OSError, match=message):
+    w.write(1, {"loss": 1.0})
+  with pytest.raises(OSError, match=message):
+    w.close()
+
+
 def test_other_processes_write_nothing(tmp_path):
   with writer(tmp_path / "run", silent=True) as w:
     w.write(1, {"loss": 1.0})
@@ -128,6 +184,34 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
   width, height, png = tf.make_ndarray(found[3, "routing/load"])
   assert (int(width), int(height)) == (6, 4)
   np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), image)
+
+
+def test_without_tensorboard_a_run_goes_on(tmp_path, caplog):
+  (tmp_path / "tensorboard").write_text("in the way")
+  with writer(tmp_path) as w:
+    w.write(3, {"loss": 2.5})
+    w.write_image(3, "routing/load", np.zeros((2, 2, 3), np.uint8))
+  assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "loss": 2.5}]
+  (warning,) = caplog.records
+  where = f"{tmp_path}/tensorboard"
+  assert warning.getMessage().startswith(f"going on without TensorBoard in {where}: ")
+
+
+def test_tensorboard_that_fails_in_its_thread(tmp_path, caplog, monkeypatch):
+  def full(self, step, scalars):
+    raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metric_writers.SummaryWriter, "write_scalars", full)
+    with writer(tmp_path) as w:
+      for step in range(1, 200):
+        w.write(step, {"loss": 2.5})
+        time.sleep(0.001)
+  assert len(read_metrics(tmp_path / "metrics.jsonl")) == 199
+  (warning,) = caplog.records
+  where = f"{tmp_path}/tensorboard"
+  wanted = f"going on without TensorBoard in {where}: ResourceExhaustedError."
+  assert warning.getMessage() == wanted
 
 
 @pytest.mark.parametrize(

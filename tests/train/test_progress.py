@@ -96,3 +96,20 @@ def test_other_processes_are_silent():
   progress.show(1, 1.0)
   progress.note("saved")
   assert stream.getvalue() == ""
+
+
+def test_nobody_reads_any_more():
+  """The terminal was closed, or `head` has seen enough: the run goes on."""
+
+  class Closed(io.StringIO):
+    calls = 0
+
+    def flush(self):
+      self.calls += 1
+      raise BrokenPipeError(32, "Broken pipe")
+
+  stream = Closed()
+  progress = ProgressLine(3, 50, stream=stream)
+  for step in (1, 2, 3):
+    progress.show(step, 1.0)
+  assert stream.calls == 1
