@@ -6,7 +6,6 @@ need themselves: tensorflow takes seconds to load, and some verbs do without it.
 """
 
 import contextlib
-import errno
 import glob
 import io
 import os
@@ -38,6 +37,8 @@ USAGE = """usage: mhmoe VERB [flags]
 
 mhmoe VERB --help tells more."""
 
+# Flags that are paths.
+_PATHS = ("config", "workdir", "out", "text", "data", "trace", "compare", "earlier")
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -78,11 +79,11 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     _complain(argv[0], "interrupted")
     return 128 + signal.SIGINT
+  except BrokenPipeError:
+    # Who read it has seen enough, as `head` does: that is no error of ours.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
   except (ValueError, OSError, FloatingPointError, flags.Error) as error:
-    if isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO):
-      # Who read it is gone, as `head` is, or the terminal: no error of ours.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-      return 0
     logging.debug("", exc_info=True)
     _complain(argv[0], f"error: {error}")
     return 1
@@ -91,14 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 def _with_home(word: str) -> str:
   """In --workdir=~/run the shell leaves the ~ as it is."""
   flag, equals, value = word.partition("=~/")
-  if equals and flag.lstrip("-") in (
-    "config",
-    "workdir",
-    "out",
-    "text",
-    "data",
-    "trace",
-  ):
+  if equals and flag.lstrip("-") in _PATHS:
     return f"{flag}={os.path.expanduser('~')}/{value}"
   return word
 

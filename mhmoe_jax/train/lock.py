@@ -152,7 +152,8 @@ def _leased(folder: str) -> Iterator[None]:
   finally:
     done.set()
     beating.join()
-    store.write("lock", None, if_equal=generation).result()
+    with contextlib.suppress(ValueError, OSError):  # It would expire by itself.
+      store.write("lock", None, if_equal=generation).result()
 
 
 def _take(store, folder: str, me: str) -> bytes:

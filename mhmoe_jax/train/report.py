@@ -1,5 +1,6 @@
 """What a run tells while it trains: metrics, pictures, progress, a stop at NaN."""
 
+import contextlib
 import math
 
 import jax
@@ -36,8 +37,10 @@ class Report:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self._writer.close()
+  def __exit__(self, kind, error, traceback):
+    # What cannot be written any more must not hide why the run ends.
+    with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+      self._writer.close()
 
   def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Waits for the metrics of a step, and writes them at log points.
