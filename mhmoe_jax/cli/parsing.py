@@ -8,7 +8,6 @@ import sys
 import traceback
 
 from absl import flags, logging
-from ml_collections import ConfigDict
 
 # What a config file, which is a program, may raise.
 _MISTAKES = (
@@ -43,8 +42,9 @@ def find_flag(name: str, argv: list[str]) -> str | None:
 
 
 def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) -> None:
-  path = (find_flag("config", argv) or "").partition(":")[0]
-  if path and not os.path.isfile(path):
+  given = find_flag("config", argv)
+  path = (given or "").partition(":")[0]
+  if given is not None and not os.path.isfile(path):
     raise ValueError(f"--config must name a file, got {path!r}.")
   _find_imports(path)
   try:
@@ -62,14 +62,15 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
     raise ValueError(f"flags look like --name=value, got {rest[0]!r}.")
   if values.v:
     logging.set_verbosity(logging.DEBUG)
-  for name in required:
-    if values[name].value in (None, ""):
-      raise ValueError(f"{verb} needs --{name}; see `mhmoe help`.")
-  config = values["config"].value if "config" in values else None
-  if path and not isinstance(config, ConfigDict):
+  config = values["config"].value if path else None
+  # One that could not be read says why, once it is asked for anything.
+  if path and not hasattr(config, "to_dict"):
     raise ValueError(
       f"get_config() of {path} must return a ConfigDict, got {type(config).__name__}."
     )
+  for name in required:
+    if values[name].value in (None, ""):
+      raise ValueError(f"{verb} needs --{name}; see `mhmoe help`.")
 
 
 def _find_imports(config: str) -> None:
