@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -35,21 +34,27 @@ ODD = {
 }
 
 
-def start(directory, **options):
-  """Runs the command in a working folder that has been deleted."""
+def start(directory, stdout, limit="unlimited"):
+  """Runs the command in a working folder that has been deleted.
+
+  Args:
+    directory: of the config, and of the run.
+    stdout: where to.
+    limit: of the size of a file that is written, in KiB.
+  """
   command = [sys.executable, "-m", "mhmoe_jax.cli", "train"]
   flags = [f"--config={directory}/mine.py", f"--workdir={directory}/run"]
   gone = directory / "gone"
   gone.mkdir()
-  shell = 'cd "$0" && rmdir "$0" && exec "$@"'
+  shell = f'ulimit -f {limit} && cd "$0" && rmdir "$0" && exec "$@"'
   return subprocess.run(
     ["bash", "-c", shell, str(gone), *command, *flags],
-    env={**os.environ, **ODD},
+    env={**os.environ, **ODD, "JAX_ENABLE_COMPILATION_CACHE": "0"},  # It writes, too.
+    stdout=stdout,
     stderr=subprocess.PIPE,
     text=True,
     timeout=300,
     check=False,
-    **options,
   )
 
 
@@ -69,7 +74,7 @@ def trained(tmp_path_factory):
   write_config(directory, config)
   reader, writer = os.pipe()
   os.close(reader)
-  child = start(directory, stdout=writer)
+  child = start(directory, writer)
   os.close(writer)
   return directory, config, child
 
@@ -91,14 +96,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(trained):
   config.train.num_steps = 6
   write_config(directory, config)
 
-  def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, 16_000))
-
-  os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"  # which writes files, too
-  try:
-    child = start(directory, stdout=subprocess.DEVNULL, preexec_fn=limit)
-  finally:
-    del os.environ["JAX_ENABLE_COMPILATION_CACHE"]
+  child = start(directory, subprocess.DEVNULL, limit=60)  # of arrays of 76 KiB
   assert child.returncode == 1, child.stderr
   told = [line for line in child.stderr.splitlines() if not line.startswith("step ")]
   assert told[:-1] == [

@@ -150,7 +150,7 @@ def test_a_bucket_is_free_some_time_after_a_kill(bucket, tmp_path, start):
 
 def test_a_holder_that_ends_while_another_waits(bucket, start, monkeypatch):
   child = start(bucket)
-  monkeypatch.setattr(lock, "EXPIRY", 30.0)
+  monkeypatch.setattr(lock, "EXPIRY", 600.0)
   sleep = time.sleep
   # Stopped, it does not beat; when it goes on, its last act is to remove the object.
   child.send_signal(signal.SIGSTOP)
@@ -164,7 +164,7 @@ def test_a_holder_that_ends_while_another_waits(bucket, start, monkeypatch):
   monkeypatch.setattr(lock.time, "sleep", interrupt)
   began = time.monotonic()
   with lock._leased(bucket):
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 600
 
 
 def test_who_was_taken_for_dead_ends(bucket, start):
