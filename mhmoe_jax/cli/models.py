@@ -30,9 +30,7 @@ def train(argv: list[str]) -> int:
 
   import jax
 
-  from mhmoe_jax.analysis import figures
-  from mhmoe_jax.evals import sampling
-  from mhmoe_jax.train import loop, summary
+  from mhmoe_jax.train import loop
   from mhmoe_jax.train.config import resolve
 
   workdir = values.workdir
@@ -43,6 +41,11 @@ def train(argv: list[str]) -> int:
   code = EXIT_STOPPED if stopped and values.distributed else 0
   if jax.process_index() > 0:
     return code
+
+  from mhmoe_jax.analysis import figures
+  from mhmoe_jax.evals import sampling
+  from mhmoe_jax.train import summary
+
   print("\n" + summary.describe(cfg, result))
   if stopped:
     print("stopped by a signal; the same command continues")

@@ -16,6 +16,7 @@ from mhmoe_jax.train.evaluate import (
   evaluate_split,
   make_eval_step,
 )
+from mhmoe_jax.train.lock import hold
 from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.processes import all_or_none, deal_streams
 from mhmoe_jax.train.report import Report
@@ -51,23 +52,10 @@ def train(config: ConfigDict, workdir: str) -> Result:
   with all_or_none():
     check_vocabulary(cfg.data.vocabulary, cfg.model.vocab_size)
     train_feed = make_train_feed(cfg.data, cfg.train.batch_size, streams.read)
-  checkpoints = Checkpoints(workdir, cfg.train.keep_last)
 
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
   abstract = abstract_state(cfg.model, optimizer, mesh, rules)
-  restored = checkpoints.restore(abstract, streams.read)
-  start = 0 if restored is None else restored.step
-  report = Report(cfg, workdir, start)
-  if restored is None:
-    state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
-  else:
-    state = restored.state
-    train_feed.restore(restored.data_states)
-    report.progress.note(f"resuming after step {start}")
-    for change in describe_changes(restored.config, config.to_dict()):
-      report.progress.note(f"changed since the checkpoint: {change}")
-
   layout, readable = jax.tree.map(lambda x: x.sharding, abstract), sharding.copies(mesh)
   train_step = jax.jit(
     make_train_step(cfg.model, cfg.objective, optimizer, cfg.train.accumulate_steps),
@@ -76,21 +64,32 @@ def train(config: ConfigDict, workdir: str) -> Result:
   )
   eval_step = jax.jit(make_eval_step(cfg.model), out_shardings=readable)
 
-  def validate(step: int) -> Evaluation:
-    size, limit = cfg.train.batch_size, cfg.train.eval_batches
-    with report.progress.paused():
-      result = evaluate_split(eval_step, state["params"], cfg.data, size, mesh, limit)
-    report.evaluation(step, result)
-    return result
+  with contextlib.ExitStack() as run:
+    run.enter_context(hold(workdir))
+    checkpoints = run.enter_context(Checkpoints(workdir, cfg.train.keep_last))
+    restored = checkpoints.restore(abstract, streams.read)
+    start = 0 if restored is None else restored.step
+    report = run.enter_context(Report(cfg, workdir, start))
+    if restored is None:
+      state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
+    else:
+      state = restored.state
+      train_feed.restore(restored.data_states)
+      report.progress.note(f"resuming after step {start}")
+      for change in describe_changes(restored.config, config.to_dict()):
+        report.progress.note(f"changed since the checkpoint: {change}")
 
-  profile_at = start + 11  # past compilation
-  evaluation = unread = None
-  with (
-    contextlib.closing(checkpoints),
-    report,
-    jax.set_mesh(mesh),
-    stop_signals() as stop,
-  ):
+    def validate(step: int) -> Evaluation:
+      size, limit = cfg.train.batch_size, cfg.train.eval_batches
+      with report.progress.paused():
+        result = evaluate_split(eval_step, state["params"], cfg.data, size, mesh, limit)
+      report.evaluation(step, result)
+      return result
+
+    profile_at = start + 11  # past compilation
+    evaluation = unread = None
+    run.enter_context(jax.set_mesh(mesh))
+    stop = run.enter_context(stop_signals())
     for step in range(start + 1, cfg.train.num_steps + 1):
       if cfg.train.profile_steps and step == profile_at:
         jax.profiler.start_trace(f"{workdir}/tensorboard")
