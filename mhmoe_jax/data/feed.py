@@ -67,15 +67,16 @@ class Feed(Iterator[Batch]):
     """Returns the place of the feed."""
     return save_iterator(self._iterators[0], self._pipeline)
 
-  def restore(self, state: bytes) -> None:
+  def restore(self, state: bytes) -> str:
     """Moves to the place that `save` returned, in this process or another.
 
-    The next batches are bit for bit those that the saved feed yielded next.
+    The next batches are bit for bit those that the saved feed yielded next. Returns
+    what a user should know, or "".
 
     Raises:
       ValueError: the state is not one, or that of a feed made from something else.
     """
-    restore_iterator(self._iterators[0], self._pipeline, state)
+    return restore_iterator(self._iterators[0], self._pipeline, state)
 
 
 def make_eval_feed(cfg: DataConfig, batch_size: int) -> Feed:

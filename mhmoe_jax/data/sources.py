@@ -6,24 +6,39 @@ that tasks.py need not know where text comes from.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import hashlib
 import importlib.resources
 import re
+import urllib.error
+import urllib.request
 
+from absl import logging
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
+from mhmoe_jax.data.files import file_sizes, find_files, kind_of
+from mhmoe_jax.data.fingerprints import fingerprint
 from mhmoe_jax.data.jsonl import read_documents
 from mhmoe_jax.data.prepared import PreparedSource
 from mhmoe_jax.data.quiet import seqio, tf, tfds
 from mhmoe_jax.data.spans import (
   Span,
   cut_spans,
-  find_files,
   least_spans,
   read_span,
   span_bytes,
   span_records,
 )
+
+# What tf.data says of files that it reads itself.
+_OF_FILES = (
+  tf.errors.DataLossError,
+  tf.errors.FailedPreconditionError,
+  tf.errors.NotFoundError,
+  tf.errors.PermissionDeniedError,
+  tf.errors.UnavailableError,
+)
+_DAMAGED = "prepared text must be as `mhmoe prepare` wrote it, got a damaged record."
 
 
 def make_source(cfg: DataConfig) -> seqio.DataSource:
@@ -42,10 +57,14 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
     corpus = importlib.resources.files("mhmoe_jax.data") / "corpus"
     train = str(corpus / "tinyshakespeare_train.txt")
     valid = str(corpus / "tinyshakespeare_valid.txt")
-  text_key = cfg.text_key if cfg.source == "jsonl" else None
-  return FileSource(
-    {"train": find_files(train), "validation": find_files(valid)}, text_key
-  )
+  paths = {"train": find_files(train), "validation": find_files(valid)}
+  for path in paths["train"] + paths["validation"]:
+    if cfg.source == "text" and kind_of(path) == "jsonl":
+      raise ValueError(
+        "a .jsonl file must be read with source='jsonl', as every verb does, got "
+        f"source='text' for {path}."
+      )
+  return FileSource(paths, cfg.text_key if cfg.source == "jsonl" else None)
 
 
 def mixture_rates(cfg: DataConfig) -> list[float]:
@@ -70,23 +89,47 @@ def mixture_rates(cfg: DataConfig) -> list[float]:
   return [power / sum(powers) for power in powers]
 
 
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-  """Raises what a FileSource raised while tf.data read it.
+def fingerprint_train(cfg: DataConfig) -> dict[str, str]:
+  """Returns what tells the training text from another of the same config, by "file ...".
 
-  tf.data turns the exception of a Python function into text, with a traceback, and
-  raises that.
+  Of prepared text it is empty, for that is told by `identify_prepared`.
 
   Raises:
-    ValueError: a file is not UTF-8, or a line of JSONL is not a document.
+    ValueError: the text cannot be read.
+  """
+  prints = {}
+  for member in cfg.members().values() if cfg.mixture else [cfg]:
+    if not cfg.prepared:
+      prints |= make_source(member).fingerprint("train")
+  return prints
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+  """Raises what was wrong with a file while tf.data read it, in one line.
+
+  tf.data turns the exception of a Python function, such as a FileSource's, into text,
+  with a traceback, and raises that. The files of TFDS it reads by itself.
+
+  Raises:
+    ValueError: a file cannot be read, is not UTF-8, is damaged, or a line of JSONL is
+      not a document.
   """
   try:
     yield
   except tf.errors.InvalidArgumentError as error:
     raised = re.search(r"ValueError: (.*)", error.message)
-    if raised is None:
+    if raised is not None:
+      raise ValueError(raised[1]) from None
+    if "Could not parse example" not in error.message:
       raise
-    raise ValueError(raised[1]) from None
+    raise ValueError(_DAMAGED) from None
+  except UnicodeDecodeError:  # Of a message that shows such an example.
+    raise ValueError(_DAMAGED) from None
+  except _OF_FILES as error:
+    # "{{node ...}} path; reason [Op:...] name: "
+    reason = re.sub(r"{{.*?}}|\[(\[|Op:).*", "", error.message, flags=re.DOTALL)
+    raise ValueError(f"cannot read the text: {' '.join(reason.split())}.") from None
 
 
 class FileSource(seqio.DataSource):
@@ -101,6 +144,8 @@ class FileSource(seqio.DataSource):
   def __init__(self, split_to_paths: Mapping[str, Sequence[str]], text_key: str | None):
     super().__init__(splits=split_to_paths)
     self._split_to_paths = split_to_paths
+    paths = [path for paths in split_to_paths.values() for path in paths]
+    self._sizes = dict(zip(paths, file_sizes(paths), strict=True))
     self._text_key = text_key
 
   @property
@@ -123,7 +168,11 @@ class FileSource(seqio.DataSource):
 
   def size(self, split: str) -> int:
     """Returns the bytes of a split."""
-    return sum(tf.io.gfile.stat(path).length for path in self._split_to_paths[split])
+    return sum(self._sizes[path] for path in self._split_to_paths[split])
+
+  def fingerprint(self, split: str) -> dict[str, str]:
+    """Returns what tells the text of a split from another of the same files."""
+    return fingerprint(self._split_to_paths[split])
 
   def span_size(self, split: str, shard_info: seqio.ShardInfo | None) -> int:
     """Returns the bytes of a span."""
@@ -156,9 +205,10 @@ class FileSource(seqio.DataSource):
     }
 
   def _read_texts(self, span: Span) -> tuple[list[bytes], bool]:
+    size = self._sizes.get(span.path)
     if self._text_key is not None:
-      return read_documents(span, self._text_key), True
-    lines = read_span(span)
+      return read_documents(span, self._text_key, size), True
+    lines = read_span(span, size)
     return [lines.text] if lines.text else [], lines.is_last
 
 
@@ -191,6 +241,14 @@ class TfdsSource(seqio.TfdsDataSource):
     """Returns the records of a split."""
     return self.tfds_dataset.builder.info.splits[self._tfds_splits[split]].num_examples
 
+  def fingerprint(self, split: str) -> dict[str, str]:
+    """Returns what tells the records of a split from those of another build."""
+    builder = self.tfds_dataset.builder
+    made = builder.info.splits[self._tfds_splits[split]]
+    shards = hashlib.sha256(repr(made.shard_lengths).encode()).hexdigest()
+    name = f"file {builder.info.full_name} {self._tfds_splits[split]}"
+    return {name: f"{made.num_examples} records, {shards[:16]}"}
+
   def span_size(self, split: str, shard_info: seqio.ShardInfo | None) -> int:
     """Returns the records of a span."""
     return span_records(self.size(split), least_spans(shard_info))
@@ -215,6 +273,25 @@ class TfdsSource(seqio.TfdsDataSource):
     return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
 
 
+def _build(builder: tfds.core.DatasetBuilder, name: str) -> None:
+  """Downloads and builds a data set, if it is one that needs nothing else."""
+  urls = [url for url in builder.url_infos or {} if url.startswith("http")]
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)  # A paragraph about Apache Beam.
+  try:
+    for url in urls[:1]:  # Where nobody answers, TFDS would try for minutes.
+      with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(url, timeout=20).close()
+    builder.download_and_prepare()
+  except (OSError, ImportError) as error:  # Apache Beam, or what reads the dumps.
+    raise ValueError(
+      f"TFDS must have built {name}: `tfds build {name.split(':')[0]}`, or set "
+      f"$TFDS_DATA_DIR to where it is, got {' '.join(str(error).split())}."
+    ) from None
+  finally:
+    logging.set_verbosity(verbosity)
+
+
 def _make_tfds_source(cfg: DataConfig) -> TfdsSource:
   splits = {"train": cfg.train, "validation": cfg.valid}
   source = TfdsSource(cfg.name, splits, cfg.text_key)
@@ -222,16 +299,10 @@ def _make_tfds_source(cfg: DataConfig) -> TfdsSource:
     builder = source.tfds_dataset.builder
   except (ValueError, AssertionError) as error:  # The latter for an unknown version.
     raise ValueError(
-      f"TFDS must know name, got name={cfg.name!r}: {str(error).splitlines()[0]}"
+      f"TFDS must know name, got name={cfg.name!r}: {' '.join(str(error).split())}"
     ) from None
-  try:
-    builder.download_and_prepare()
-  except ImportError as error:  # Apache Beam, or what reads the dumps.
-    raise ValueError(
-      f"TFDS must have built {cfg.name}, which needs more packages: "
-      f"`tfds build {cfg.name.split(':')[0]}`, or set $TFDS_DATA_DIR to where it is, "
-      f"got {error}."
-    ) from None
+  if not builder.is_prepared():
+    _build(builder, cfg.name)
   for field in ("train", "valid"):
     split = getattr(cfg, field)
     try:
