@@ -99,7 +99,11 @@ def fingerprint_train(cfg: DataConfig) -> dict[str, str]:
   """
   prints = {}
   for member in cfg.members().values() if cfg.mixture else [cfg]:
-    if not cfg.prepared:
+    if member.source == "bundled" and not cfg.prepared:
+      # Its folder is that of this package, another one on every machine.
+      found = make_source(member).fingerprint("train").values()
+      prints |= {"file tinyshakespeare_train.txt": text for text in found}
+    elif not cfg.prepared:
       prints |= make_source(member).fingerprint("train")
   return prints
 
@@ -274,11 +278,13 @@ class TfdsSource(seqio.TfdsDataSource):
 
 
 def _build(builder: tfds.core.DatasetBuilder, name: str) -> None:
-  """Downloads and builds a data set, if it is one that needs nothing else."""
+  """Downloads and builds a data set that is not there, if it needs nothing else."""
   urls = [url for url in builder.url_infos or {} if url.startswith("http")]
   verbosity = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)  # A paragraph about Apache Beam.
   try:
+    if builder.is_prepared():
+      return
     for url in urls[:1]:  # Where nobody answers, TFDS would try for minutes.
       with contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(url, timeout=20).close()
@@ -299,10 +305,9 @@ def _make_tfds_source(cfg: DataConfig) -> TfdsSource:
     builder = source.tfds_dataset.builder
   except (ValueError, AssertionError) as error:  # The latter for an unknown version.
     raise ValueError(
-      f"TFDS must know name, got name={cfg.name!r}: {' '.join(str(error).split())}"
+      f"TFDS must know name, got name={cfg.name!r}: {str(error).strip().splitlines()[0]}"
     ) from None
-  if not builder.is_prepared():
-    _build(builder, cfg.name)
+  _build(builder, cfg.name)
   for field in ("train", "valid"):
     split = getattr(cfg, field)
     try:

@@ -111,11 +111,11 @@ def make_train_feed(
     )
     for i in streams
   }
-  _warn_of_overlap(cfg)
   return TrainFeed(feeds, pipeline)
 
 
-def _warn_of_overlap(cfg: DataConfig) -> None:
+def warn_of_overlap(cfg: DataConfig) -> None:
+  """Warns of files that are trained on and validated on, or trained on twice."""
   for member in cfg.members().values() if cfg.mixture else [cfg]:
     if cfg.prepared or member.source not in ("text", "jsonl"):
       continue

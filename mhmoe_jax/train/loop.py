@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
-from mhmoe_jax.data.streams import make_train_feed
+from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import (
@@ -55,6 +55,7 @@ def train(
   with all_or_none():
     check_vocabulary(cfg.data.vocabulary, cfg.model.vocab_size)
     train_feed = make_train_feed(cfg.data, cfg.train.batch_size, streams.read)
+    warn_of_overlap(cfg.data)
   check_same(train_feed.pipeline, "the data")
   checkpoints = Checkpoints(workdir, cfg.train.keep_last)
 

@@ -1,12 +1,15 @@
 """Sources: everything once, in order or shuffled, whole or dealt to processes."""
 
 import dataclasses
+import shutil
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 
 from mhmoe_jax.data.quiet import seqio, tf
-from mhmoe_jax.data.sources import make_source, plain_errors
+from mhmoe_jax.data.sources import fingerprint_train, make_source, plain_errors
 
 
 def _read(source, split="train", shuffle=False, seed=None, shard=None):
@@ -138,11 +141,67 @@ def test_tfds_refuses(tfds_cfg, changes, message, refuses):
     make_source(dataclasses.replace(tfds_cfg, **changes))
 
 
-def test_tfds_that_needs_beam(tfds_cfg, monkeypatch, tmp_path):
+def test_tfds_that_needs_beam(tfds_cfg, monkeypatch, tmp_path, refuses, caplog):
   monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
   monkeypatch.setitem(sys.modules, "apache_beam", None)
   cfg = dataclasses.replace(tfds_cfg, name="wiki40b/el:1.3.0", text_key="text")
-  with pytest.raises(
-    ValueError, match=r"^TFDS must have built wiki40b/el:1.3.0, which"
+  with refuses(
+    "TFDS must have built wiki40b/el:1.3.0: `tfds build wiki40b/el`, or set "
+    "$TFDS_DATA_DIR to where it is, got import of apache_beam halted; None in "
+    "sys.modules."
   ):
     make_source(cfg)
+  assert not caplog.records
+
+
+def test_tfds_without_a_network(tfds_cfg, monkeypatch, tmp_path, refuses):
+  monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
+
+  def refuse(url, timeout):
+    assert url.startswith("http")
+    raise urllib.error.URLError("nobody there")
+
+  monkeypatch.setattr(urllib.request, "urlopen", refuse)
+  cfg = dataclasses.replace(tfds_cfg, name="lm1b:1.1.0", text_key="text")
+  with refuses(
+    "TFDS must have built lm1b:1.1.0: `tfds build lm1b`, or set $TFDS_DATA_DIR to where "
+    "it is, got <urlopen error nobody there>."
+  ):
+    make_source(cfg)
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_tfds_that_is_damaged(tfds_cfg, tmp_path, monkeypatch, damage, tfds_dir):
+  shutil.copytree(tfds_dir, tmp_path / "copy")
+  monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path / "copy"))
+  source = make_source(tfds_cfg)
+  (path,) = tmp_path.glob("copy/*/*/*train*00001*")
+  if damage == "lost":
+    path.unlink()
+  else:
+    path.write_bytes(path.read_bytes()[:-3])
+  with pytest.raises(ValueError, match=r"^cannot read the text: [^\n{\[]+\.$"):
+    with plain_errors():
+      _read(source)
+
+
+def test_a_kind_of_file_is_one_kind_everywhere(jsonl_cfg, refuses):
+  with refuses(
+    "a .jsonl file must be read with source='jsonl', as every verb does, got "
+    f"source='text' for {jsonl_cfg.train}."
+  ):
+    make_source(dataclasses.replace(jsonl_cfg, source="text"))
+
+
+def test_fingerprints_are_of_what_is_trained_on(cfg, text_cfg, tfds_cfg, tmp_path):
+  paths = [f"file {tmp_path}/train_{i}.txt" for i in (0, 1)]
+  assert [*fingerprint_train(text_cfg)] == paths
+  own = {"a": {"train": text_cfg.train}, "b": {"train": text_cfg.valid}}
+  mixture = dataclasses.replace(text_cfg, mixture=own)
+  assert [*fingerprint_train(mixture)] == [*paths, f"file {tmp_path}/valid.txt"]
+  assert fingerprint_train(dataclasses.replace(text_cfg, prepared="x")) == {}
+  ((name, made),) = fingerprint_train(tfds_cfg).items()
+  assert name == "file tiny_news/1.0.0 train[:80%]"
+  assert made.startswith("40 records, ")
+  (bundled,) = fingerprint_train(cfg)
+  assert bundled == "file tinyshakespeare_train.txt"  # wherever this package is
