@@ -6,9 +6,7 @@ from mhmoe_jax.data.files import count_lines
 from mhmoe_jax.data.spans import Span, read_span
 
 
-def read_documents(
-  span: Span, text_key: str, size: int | None = None
-) -> list[bytes]:
+def read_documents(span: Span, text_key: str, size: int | None = None) -> list[bytes]:
   """Reads the documents of a span of a JSONL file. Blank lines are skipped.
 
   Args:

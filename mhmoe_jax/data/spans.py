@@ -136,10 +136,10 @@ def _find_line(
     rest = (at for at in range(3) if head[1 + at] & 0xC0 != 0x80)
     return offset + next(rest, 3)
   offset += _LONG_BYTES
-  block, part = divmod(offset, _BLOCK_BYTES)
+  first, part = divmod(offset, _BLOCK_BYTES)
   if (at := file.read(_BLOCK_BYTES - part).find(b"\n")) >= 0:
     return offset + at + 1
-  for block in range(block + 1, -(-size // _BLOCK_BYTES)):
+  for block in range(first + 1, -(-size // _BLOCK_BYTES)):
     if (at := _find_in_block(path, size, block)) >= 0:
       return block * _BLOCK_BYTES + at + 1
   return size

@@ -12,7 +12,7 @@ from absl import logging
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
-from mhmoe_jax.data.feed import Batch, Feed, describe_pipeline, open_split
+from mhmoe_jax.data.feed import Batch, Feed, describe_pipeline, open_split, open_task
 from mhmoe_jax.data.files import match_files
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
@@ -103,14 +103,16 @@ def make_train_feed(
   threads = max(_THREADS // len(streams), 1)
   # First, so that a text that changes while it is opened is another when it resumes.
   pipeline = fingerprint_train(cfg) | describe_pipeline(cfg, "train", batch_size)
-  feeds = {
-    i: Feed(
-      _make_stream(cfg, batch_size // cfg.streams, i),
-      pipeline | {"stream": i},
-      threads,
-    )
-    for i in streams
-  }
+  parts = []
+  for name, member in cfg.members().items():
+    with named(name):
+      parts.append(open_task(member))
+  parts, rates = (parts, mixture_rates(cfg)) if parts else ([open_task(cfg)], [1.0])
+  feeds = {}
+  for i in streams:
+    ds = _make_stream(cfg, parts, rates, seqio.ShardInfo(i, cfg.streams))
+    ds = pack(ds, cfg.sequence_length, batch_size // cfg.streams)
+    feeds[i] = Feed(ds, pipeline | {"stream": i}, threads)
   return TrainFeed(feeds, pipeline)
 
 
@@ -130,24 +132,29 @@ def warn_of_overlap(cfg: DataConfig) -> None:
       logging.warning("%s is named twice in data.train and read twice", twice)
 
 
-def _make_stream(cfg: DataConfig, rows: int, stream: int) -> tf.data.Dataset:
-  shard = seqio.ShardInfo(stream, cfg.streams)
-  if cfg.mixture:
-    parts = []
-    for name, member in cfg.members().items():
-      with named(name):
-        parts.append(_read_forever(member, shard))
-    # As seqio.Mixture draws. That would repeat each member before its shuffle buffer,
-    # and take the sizes from a cache.
-    seed = np.random.SeedSequence([cfg.seed, stream]).generate_state(1)[0] >> 1
-    ds = tf.data.Dataset.sample_from_datasets(parts, mixture_rates(cfg), int(seed))
-  else:
-    ds = _read_forever(cfg, shard)
-  return pack(ds, cfg.sequence_length, rows)
+def _make_stream(
+  cfg: DataConfig,
+  parts: Sequence[seqio.Task],
+  rates: Sequence[float],
+  shard: seqio.ShardInfo,
+) -> tf.data.Dataset:
+  """The endless windows of a stream, of one task or drawn from those of a mixture."""
+  if not cfg.mixture:
+    return _read_forever(cfg, parts[0], shard)
+  members = []
+  for name, task in zip(cfg.mixture, parts, strict=True):
+    with named(name):
+      members.append(_read_forever(cfg, task, shard))
+  # As seqio.Mixture draws. That would repeat each member before its shuffle buffer, and
+  # take the sizes from a cache.
+  seed = np.random.SeedSequence([cfg.seed, shard.index]).generate_state(1)[0] >> 1
+  return tf.data.Dataset.sample_from_datasets(members, rates, int(seed))
 
 
-def _read_forever(cfg: DataConfig, shard: seqio.ShardInfo) -> tf.data.Dataset:
-  read = open_split(cfg, "train", shard)
+def _read_forever(
+  cfg: DataConfig, task: seqio.Task, shard: seqio.ShardInfo
+) -> tf.data.Dataset:
+  read = open_split(task, "train", cfg.sequence_length, shard)
 
   # seqio repeats before the shuffle buffer, which then mixes epochs; and a shuffle that
   # is exhausted when the iterator is saved forgets its seed, so that `repeat` would not

@@ -1,5 +1,6 @@
 """Spans: together exactly the file, whole lines but for long ones, UTF-8."""
 
+import itertools
 import json
 import random
 
@@ -54,7 +55,8 @@ def test_number_and_size_of_spans(tmp_path, monkeypatch):
 def test_not_utf8_behind_the_door(tmp_path, refuses):
   path = _write(tmp_path / "a.txt", b"abcd\n" * 20 + b"\xff\n")
   with refuses(
-    f"A file of text must be UTF-8, got invalid start byte at byte 100, line 21, of {path}."
+    f"A file of text must be UTF-8, got invalid start byte at byte 100, line 21, "
+    f"of {path}."
   ):
     spans.read_span(spans.Span(path, 90, 102))
 
@@ -86,9 +88,7 @@ def test_long_lines_are_cut_between_characters(tmp_path, monkeypatch, seed):
     return offset
 
   cuts = [*range(0, len(data), 100), len(data)]
-  expected = [
-    data[begins(a) : begins(b)] for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-  ]
+  expected = [data[begins(a) : begins(b)] for a, b in itertools.pairwise(cuts)]
   assert [lines.text for lines in _read(path)] == expected
   assert max(map(len, expected)) <= 140 + 3
   assert b"".join(expected) == data

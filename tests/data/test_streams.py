@@ -246,7 +246,8 @@ def test_a_place_without_fingerprints_is_good_and_says_so(text_cfg):
   state = save_iterator(feed._feeds[0]._iterators[0], old | {"stream": 0})
   resumed = make_train_feed(text_cfg, 8)
   assert resumed.restore({0: state}) == (
-    "the checkpoint has no fingerprints of its text: whether it has changed is not known"
+    "the checkpoint has no fingerprints of its text: whether it has changed is not "
+    "known"
   )
   assert_equal(take(resumed, 3), take(feed, 3))
 
