@@ -65,7 +65,9 @@ def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) 
       pipeline = {key: pipeline[key] for key in pipeline if key not in files}
     differences = [
       f"{key}={saved.get(key)!r} in the state but {pipeline.get(key)!r} here"
-      for key in sorted(saved.keys() | pipeline.keys())
+      for key in sorted(
+        saved.keys() | pipeline.keys(), key=lambda key: (key.startswith(_FILE), key)
+      )
       if saved.get(key) != pipeline.get(key)
     ]
     if differences:
