@@ -92,11 +92,11 @@ def shard_name(split: str, part: int, parts: int) -> str:
 def identify_prepared(cfg: DataConfig) -> str:
   """Returns what tells the folder of a config from others, wherever it is."""
   configs = cfg.members().values() if cfg.mixture else [cfg]
-  made = [_load_manifest(config.prepared) for config in configs]
+  made = [_load_finished(config.prepared) for config in configs]
   return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
-def _load_manifest(folder: str) -> dict[str, dict]:
+def _load_finished(folder: str) -> dict[str, dict]:
   with reading(folder):
     is_finished = tf.io.gfile.exists(os.path.join(folder, COMPLETED))
   if not is_finished:
@@ -104,6 +104,15 @@ def _load_manifest(folder: str) -> dict[str, dict]:
       "prepared must be a folder that `mhmoe prepare` has finished, got "
       f"prepared={folder!r}."
     )
+  return load_manifest(folder)
+
+
+def load_manifest(folder: str) -> dict[str, dict]:
+  """Returns the text and the form that a folder is made of.
+
+  Raises:
+    ValueError: its file cannot be read, or is damaged.
+  """
   manifest = load_json(folder, MANIFEST)
   if not isinstance(manifest, dict) or {*manifest} != {"text", "form"}:
     raise ValueError(
@@ -126,7 +135,7 @@ class PreparedSource(seqio.DataSource):
   def __init__(self, cfg: DataConfig):
     super().__init__(splits=SPLITS)
     self._folder = cfg.prepared
-    manifest = _load_manifest(self._folder)
+    manifest = _load_finished(self._folder)
     made, self._form = manifest["text"], manifest["form"]
     now = describe_text(cfg)
     if not any(key.startswith("file ") for key in now):

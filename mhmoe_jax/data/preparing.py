@@ -91,7 +91,7 @@ def _write_all(cfg: DataConfig, shards: int, label: str, report) -> None:
 def _begin(folder: str, manifest: dict[str, dict]) -> None:
   tf.io.gfile.makedirs(folder)
   if tf.io.gfile.exists(os.path.join(folder, prepared.MANIFEST)):
-    made = prepared.load_json(folder, prepared.MANIFEST)
+    made = prepared.load_manifest(folder)
     prepared.check_equal(
       folder, made["text"] | made["form"], manifest["text"] | manifest["form"]
     )
