@@ -26,6 +26,14 @@ def test_a_long_paragraph_is_cut_at_a_line(tmp_path, monkeypatch):
   assert [d.text for d in read(path)] == ["1234\n1234", "1234", "x"]
 
 
+def test_the_size_of_a_paragraph_counts_its_line_ends(tmp_path, monkeypatch):
+  path = tmp_path / "a.txt"
+  path.write_text("1\n" * 6)
+  for limit, paragraph in ((3, "1\n1"), (4, "1\n1"), (5, "1\n1\n1")):
+    monkeypatch.setattr(documents, "_MAX_PARAGRAPH_BYTES", limit)
+    assert {d.text for d in read(path)} == {paragraph}
+
+
 def test_a_line_of_several_spans_loses_and_gains_nothing(tmp_path):
   path = tmp_path / "a.txt"
   giant = "xyzé" * 200_000

@@ -45,6 +45,16 @@ def test_a_line_belongs_to_the_span_it_starts_in(tmp_path):
   ]
 
 
+def test_sizes_by_which_saved_runs_resume(tmp_path):
+  path = _write(tmp_path / "a.txt", bytes(2**20))
+  assert [span.end for span in spans.cut_spans([path], 1)] == [
+    2**18 * i for i in (1, 2, 3, 4)
+  ]
+  assert (spans.span_records(10**6, 1), spans.span_records(100, 7)) == (256, 14)
+  assert spans.least_spans(None) == 1
+  assert spans.least_spans(spans.seqio.ShardInfo(0, 3)) == 48
+
+
 def test_number_and_size_of_spans(tmp_path, monkeypatch):
   path = _write(tmp_path / "a.txt", b"12345678\n" * 100)
   assert len(spans.cut_spans([path], least=10)) == 10
@@ -100,6 +110,14 @@ def test_a_line_is_cut_where_64_KiB_are_not_its_rest(tmp_path, rest):
   first, second = spans.Span(path, 0, 8), spans.Span(path, 8, rest + 9)
   sizes = [len(spans.read_span(span).text) for span in (first, second)]
   assert sizes == ([8 + rest, 1] if rest == 2**16 else [8, rest + 1])
+
+
+@pytest.mark.parametrize("rest", [2**16, 2**16 + 1])
+def test_a_last_line_without_an_end_is_cut_alike(tmp_path, rest):
+  path = _write(tmp_path / "a.txt", b"x" * (8 + rest))
+  first, second = spans.Span(path, 0, 8), spans.Span(path, 8, 8 + rest)
+  sizes = [len(spans.read_span(span).text) for span in (first, second)]
+  assert sizes == ([8 + rest, 0] if rest == 2**16 else [8, rest])
 
 
 def test_a_giant_line_feeds_many_streams_and_is_read_once(tmp_path, monkeypatch):
