@@ -141,6 +141,21 @@ def test_a_giant_line_feeds_many_streams_and_is_read_once(tmp_path, monkeypatch)
   assert sum(looked) <= len(pieces) * (2**16 + 2**20) + 4 * len(record)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_records_are_whole(tmp_path, monkeypatch, seed):
+  monkeypatch.setattr(spans, "_LONG_BYTES", 5)
+  monkeypatch.setattr(spans, "_BLOCK_BYTES", 16)
+  rng = random.Random(seed)
+  lines = [b"x" * rng.choice([0, 3, 9, 20, 60]) + b"\n" for _ in range(30)]
+  path = _write(tmp_path / "a.jsonl", b"".join(lines))
+  starts = [0, *itertools.accumulate(map(len, lines))]
+  for span in spans.cut_spans([path], least=40):
+    expected = [
+      x for x, at in zip(lines, starts, strict=False) if at in range(*span[1:])
+    ]
+    assert spans.read_span(span, whole=True).text == b"".join(expected)
+
+
 def test_a_record_has_a_limit(tmp_path, monkeypatch, refuses):
   monkeypatch.setattr(spans, "_MAX_RECORD_BYTES", 300)
   path = _write(tmp_path / "a.jsonl", b"1\n" + b"x" * 300 + b"\n")
@@ -153,6 +168,7 @@ def test_a_record_has_a_limit(tmp_path, monkeypatch, refuses):
 def test_a_byte_order_mark_is_left_out_at_the_start_alone(tmp_path):
   mark = "\ufeff".encode()
   path = _write(tmp_path / "a.txt", mark + b"a\n" + mark + b"b\r\nc\rd\0")
+  assert spans.read_span(spans.Span(path, 4, 9)).text.startswith(mark)
   assert _read(path) == [spans.Lines(b"a\n" + mark + b"b\r\nc\rd\0", 3, True)]
 
 
