@@ -20,6 +20,7 @@ USAGE = """usage: mhmoe VERB [flags]
 
   train      --config configs/tiny.py --workdir runs/tiny [--config.KEY=VALUE ...]
              [--distributed, in each of several processes]
+             [--accept_changed_data, where the text is not the checkpoint's]
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
-from mhmoe_jax.data.streams import make_train_feed
+from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import (
@@ -18,7 +18,7 @@ from mhmoe_jax.train.evaluate import (
 )
 from mhmoe_jax.train.lock import hold
 from mhmoe_jax.train.optimizer import make_optimizer
-from mhmoe_jax.train.processes import all_or_none, deal_streams
+from mhmoe_jax.train.processes import all_or_none, check_same, deal_streams
 from mhmoe_jax.train.report import Report
 from mhmoe_jax.train.signals import stop_signals
 from mhmoe_jax.train.state import abstract_state, init_state
@@ -34,10 +34,14 @@ class Result(NamedTuple):
   tokens_per_second: float  # without compilation and evaluation; NaN if not known
 
 
-def train(config: ConfigDict, workdir: str) -> Result:
+def train(
+  config: ConfigDict, workdir: str, accept_changed_data: bool = False
+) -> Result:
   """Trains to the config's last step, resuming if `workdir` has a checkpoint.
 
   SIGTERM or SIGINT, to one process, lets all save a checkpoint at one step and return.
+  The text must be that of the checkpoint, unless a change is accepted: then it begins
+  anew.
 
   Raises:
     ValueError: for what a user can repair, in one line.
@@ -52,6 +56,8 @@ def train(config: ConfigDict, workdir: str) -> Result:
   with all_or_none():
     check_vocabulary(cfg.data.vocabulary, cfg.model.vocab_size)
     train_feed = make_train_feed(cfg.data, cfg.train.batch_size, streams.read)
+    warn_of_overlap(cfg.data)
+  check_same(train_feed.pipeline, "the data")
 
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
@@ -74,8 +80,11 @@ def train(config: ConfigDict, workdir: str) -> Result:
       state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
     else:
       state = restored.state
-      train_feed.restore(restored.data_states)
+      with all_or_none():
+        note = train_feed.restore(restored.data_states, accept_changed_data)
       report.progress.note(f"resuming after step {start}")
+      if note:
+        report.progress.note(note)
       for change in describe_changes(restored.config, config.to_dict()):
         report.progress.note(f"changed since the checkpoint: {change}")
 

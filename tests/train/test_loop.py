@@ -136,6 +136,23 @@ def files(workdir):
   return {path: path.read_bytes() for path in paths if path.is_file()}
 
 
+def test_a_text_that_changed_is_refused_or_begins_anew(config, tmp_path, capfd):
+  config.train.num_steps = 2
+  workdir = str(tmp_path / "run")
+  loop.train(config, workdir)
+  config.train.num_steps = 3
+  with open(config.data.train, "a", encoding="utf-8") as file:
+    file.write("one more line\n")
+  with pytest.raises(ValueError, match=rf"got file {config.data.train}='.* anew\.$"):
+    loop.train(config, workdir)
+  capfd.readouterr()
+  assert loop.train(config, workdir, accept_changed_data=True).step == 3
+  shown = capfd.readouterr().err
+  assert "resuming after step 2\n" in shown
+  assert "the text begins anew: A feed restores only" in shown
+  assert config.data.train in shown
+
+
 def test_a_finished_run_says_so(config, whole, capfd):
   before = files(whole)
   for num_steps in (6, 3):
