@@ -72,11 +72,12 @@ def main(argv: list[str] | None = None) -> int:
   # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+  if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _hide_closed_loops  # To the end: they speak last.
   try:
-    with _without_closed_loops():
-      code = verbs[argv[0]](argv[1:]) or 0
-      sys.stdout.flush()
-      return code
+    code = verbs[argv[0]](argv[1:]) or 0
+    sys.stdout.flush()
+    return code
   except KeyboardInterrupt:
     _complain(argv[0], "interrupted")
     return 128 + signal.SIGINT
@@ -113,20 +114,10 @@ def _repair_streams() -> None:
     sys.stdout.reconfigure(errors="replace")
 
 
-@contextlib.contextmanager
-def _without_closed_loops():
-  """Hides what tensorstore's threads print for each array of a save that failed.
+def _hide_closed_loops(kind, error, traceback) -> None:
+  """What tensorstore's threads print for each array, once a save or a read has failed.
 
   It is that nobody waits for them any more; why, is raised in the main thread.
   """
-  before = sys.excepthook
-
-  def hook(kind, error, traceback):
-    if str(error) != "Event loop is closed":
-      before(kind, error, traceback)
-
-  sys.excepthook = hook
-  try:
-    yield
-  finally:
-    sys.excepthook = before
+  if str(error) != "Event loop is closed":
+    sys.__excepthook__(kind, error, traceback)
