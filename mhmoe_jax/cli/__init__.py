@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
   # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-  if sys.excepthook is sys.__excepthook__:
-    sys.excepthook = _hide_closed_loops  # To the end: they speak last.
+  if sys.unraisablehook.__module__ != __name__:  # To the end: they speak last.
+    sys.unraisablehook = _hide_closed_loops(sys.unraisablehook)
   try:
     code = verbs[argv[0]](argv[1:]) or 0
     sys.stdout.flush()
@@ -114,10 +114,14 @@ def _repair_streams() -> None:
     sys.stdout.reconfigure(errors="replace")
 
 
-def _hide_closed_loops(kind, error, traceback) -> None:
-  """What tensorstore's threads print for each array, once a save or a read has failed.
+def _hide_closed_loops(before):
+  """Hides what tensorstore's threads print for each array of a save that failed.
 
   It is that nobody waits for them any more; why, is raised in the main thread.
   """
-  if str(error) != "Event loop is closed":
-    sys.__excepthook__(kind, error, traceback)
+
+  def hook(unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  return hook
