@@ -1,17 +1,14 @@
 """`mhmoe VERB ...`: every capability is one command.
 
 A verb reads its flags, calls a library function and prints. What a user can repair ends
-with one line and exit code 1; `-v=1` shows where it came from. Verbs import what they
-need themselves: tensorflow takes seconds to load, and some verbs do without it.
+with one line and exit code 1; `-v=1` shows where it came from. Verbs are imported when
+they run, and import what they need themselves: jax and tensorflow take seconds to load.
 """
 
+from collections.abc import Callable
 import glob
 import os
 import sys
-
-from absl import flags, logging
-
-from mhmoe_jax.cli import models, planning, routing, text
 
 USAGE = """usage: mhmoe VERB [flags]
 
@@ -44,30 +41,50 @@ _NO_TPU = {
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
   argv = sys.argv[1:] if argv is None else argv
-  verbs = {
-    "train": models.train,
-    "sample": models.sample,
-    "eval": models.evaluate,
-    "tokenizer": text.tokenizer,
-    "prepare": text.prepare,
-    "plan": planning.plan,
-    "routing": routing.routing,
-  }
-  if not argv or argv[0] not in verbs:
+  run = _find(argv[0]) if argv else None
+  if run is None:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
+
+  from absl import flags, logging
+
+  from mhmoe_jax.cli import compiled, parsing
+
   logging.set_verbosity(logging.WARNING)
   logging.get_absl_handler().setFormatter(logging.logging.Formatter("%(message)s"))
   if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
     # Without a TPU, libtpu is there to compile only; it would look for one, aloud.
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)
+  compiled.keep(parsing.find_flag("workdir", argv) if argv[0] == "train" else None)
   # Config files import each other as `configs.NAME`, as they would under `python -m`.
   sys.path.insert(0, os.getcwd())
   try:
-    return verbs[argv[0]](argv[1:]) or 0
+    return run(argv[1:]) or 0
   except (ValueError, OSError, FloatingPointError, flags.Error) as error:
     logging.debug("", exc_info=True)
     # Some libraries' messages have several lines; a user gets one.
     print(f"mhmoe {argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
     return 1
+
+
+def _find(verb: str) -> Callable[[list[str]], int | None] | None:
+  """The function of a verb, None if there is no such verb."""
+  if verb in ("train", "sample", "eval"):
+    from mhmoe_jax.cli import models
+
+    verbs = {"train": models.train, "sample": models.sample, "eval": models.evaluate}
+    return verbs[verb]
+  if verb in ("tokenizer", "prepare"):
+    from mhmoe_jax.cli import text
+
+    return {"tokenizer": text.tokenizer, "prepare": text.prepare}[verb]
+  if verb == "plan":
+    from mhmoe_jax.cli import planning
+
+    return planning.plan
+  if verb == "routing":
+    from mhmoe_jax.cli import routing
+
+    return routing.routing
+  return None
