@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     # Without a TPU, libtpu is there to compile only; it would look for one, aloud.
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)
+  # Figures are files. matplotlib refuses to be imported with a backend it has not.
+  os.environ["MPLBACKEND"] = "agg"
   compiled.keep(parsing.find_flag("workdir", argv) if argv[0] == "train" else None)
   # Config files import each other as `configs.NAME`, as they would under `python -m`.
   sys.path.insert(0, os.getcwd())

@@ -103,10 +103,7 @@ def open_split(
   Raises:
     ValueError: the text cannot be read, or there is none.
   """
-  if cfg.prepared:  # The text is in tokens, so that no tokenizer is needed.
-    task = make_task(cfg, seqio.PassThroughVocabulary(size=0))
-  else:
-    task = make_task(cfg, make_vocabulary(cfg.vocabulary))
+  task = make_task(cfg, None if cfg.prepared else make_vocabulary(cfg.vocabulary))
   texts = task.replace(preprocessors=[], output_features={}).get_dataset(
     split=split, shuffle=False, shard_info=shard, try_in_mem_cache=False
   )

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 import io
 import tempfile
 
+from etils import epath
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
-
-from mhmoe_jax.data.quiet import tf
 
 # A normalisation of one rule: U+2581 becomes U+2582.
 _RULES = "2581\t2582\n"
@@ -78,8 +77,7 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: str) -> Non
   proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
   # The name of a temporary file, another one each time.
   proto.normalizer_spec.ClearField("normalization_rule_tsv")
-  with tf.io.gfile.GFile(path, "wb") as file:
-    file.write(proto.SerializeToString(deterministic=True))
+  epath.Path(path).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

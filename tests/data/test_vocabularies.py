@@ -33,7 +33,7 @@ def test_pieces(tmp_path):
 def test_missing_model(refuses):
   with refuses(
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    "path, got vocabulary='no/such.model' (NotFoundError)."
+    "path, got vocabulary='no/such.model' (FileNotFoundError)."
   ):
     vocabularies.make_vocabulary("no/such.model")
 
@@ -43,7 +43,7 @@ def test_file_that_is_no_model(tmp_path, refuses):
   path.write_text("This is not a model.\n")
   with refuses(
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    f"path, got vocabulary='{path}' (DecodeError)."
+    f"path, got vocabulary='{path}' (RuntimeError)."
   ):
     vocabularies.make_vocabulary(str(path))
 
