@@ -59,7 +59,7 @@ def _machine() -> str:
 
 
 def _forget(folder: str) -> None:
-  """Removes what was compiled a month ago, so that the folder does not grow for ever."""
+  """Removes what was compiled a month ago: the folder does not grow for ever."""
   with os.scandir(folder) as entries:
     for entry in entries:
       if entry.stat().st_mtime < time.time() - _KEPT_SECONDS:

@@ -2,7 +2,7 @@
 
 import json
 
-from mhmoe_jax.data.quiet import tf
+from mhmoe_jax.data import gfile
 from mhmoe_jax.data.spans import Span, read_span
 
 
@@ -54,7 +54,7 @@ def _parse(line: bytes, text_key: str) -> bytes:
 def _count_lines(path: str, end: int) -> int:
   """Returns the number of line ends before a byte of a file."""
   count = 0
-  with tf.io.gfile.GFile(path, "rb") as file:
+  with gfile.GFile(path, "rb") as file:
     while file.tell() < end:
       count += file.read(min(2**20, end - file.tell())).count(b"\n")
   return count

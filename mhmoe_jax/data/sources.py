@@ -6,24 +6,21 @@ that tasks.py need not know where text comes from.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import importlib.resources
 import re
 
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
-from mhmoe_jax.data.jsonl import read_documents
 from mhmoe_jax.data.prepared import PreparedSource
 from mhmoe_jax.data.quiet import seqio, tf, tfds
 from mhmoe_jax.data.spans import (
   Span,
   cut_spans,
-  find_files,
   least_spans,
-  read_span,
   span_bytes,
   span_records,
 )
+from mhmoe_jax.data.texts import find_texts, read_texts
 
 
 def make_source(cfg: DataConfig) -> seqio.DataSource:
@@ -37,15 +34,8 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
     return PreparedSource(cfg)
   if cfg.source == "tfds":
     return _make_tfds_source(cfg)
-  train, valid = cfg.train, cfg.valid
-  if cfg.source == "bundled":
-    corpus = importlib.resources.files("mhmoe_jax.data") / "corpus"
-    train = str(corpus / "tinyshakespeare_train.txt")
-    valid = str(corpus / "tinyshakespeare_valid.txt")
-  text_key = cfg.text_key if cfg.source == "jsonl" else None
-  return FileSource(
-    {"train": find_files(train), "validation": find_files(valid)}, text_key
-  )
+  paths = {split: find_texts(cfg, split) for split in ("train", "validation")}
+  return FileSource(paths, cfg.text_key if cfg.source == "jsonl" else None)
 
 
 def mixture_rates(cfg: DataConfig) -> list[float]:
@@ -140,11 +130,11 @@ class FileSource(seqio.DataSource):
   def iterate_texts(self, split: str) -> Iterator[bytes]:
     """Yields the texts of a split in order, without tensorflow."""
     for span in cut_spans(self._split_to_paths[split], 1):
-      yield from self._read_texts(span)[0]
+      yield from read_texts(span, self._text_key)[0]
 
   def _read(self, span: Span) -> dict[str, tf.Tensor]:
     def read(path, start, end):
-      texts, is_last = self._read_texts(Span(path.decode(), start, end))
+      texts, is_last = read_texts(Span(path.decode(), start, end), self._text_key)
       # As objects, because numpy's own strings lose zero bytes at their end.
       return np.array(texts, dtype=object), np.full(len(texts), is_last)
 
@@ -154,12 +144,6 @@ class FileSource(seqio.DataSource):
       "targets": tf.ensure_shape(texts, [None]),
       "is_last": tf.ensure_shape(is_last, [None]),
     }
-
-  def _read_texts(self, span: Span) -> tuple[list[bytes], bool]:
-    if self._text_key is not None:
-      return read_documents(span, self._text_key), True
-    lines = read_span(span)
-    return [lines.text] if lines.text else [], lines.is_last
 
 
 def _slice(spans: Sequence[Span]) -> tf.data.Dataset:

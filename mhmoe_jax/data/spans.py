@@ -10,9 +10,12 @@ end and does not know where a file stops.
 
 import codecs
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mhmoe_jax.data.quiet import seqio, tf
+from mhmoe_jax.data import gfile
+
+if TYPE_CHECKING:
+  from mhmoe_jax.data.quiet import seqio
 
 # How much of the files is checked before training starts: this much of them together,
 # but at least a chunk of each. The rest is checked when it is read.
@@ -64,14 +67,14 @@ def find_files(patterns: str) -> list[str]:
 
 def match_files(pattern: str) -> list[str]:
   """Returns the files that match a path or a glob, sorted; they may be none."""
-  return sorted(p for p in tf.io.gfile.glob(pattern) if not tf.io.gfile.isdir(p))
+  return sorted(p for p in gfile.glob(pattern) if not gfile.isdir(p))
 
 
 def check_utf8(path: str, length: int) -> None:
   """Raises ValueError if a file is empty or its first `length` bytes are not UTF-8."""
   decoder = codecs.getincrementaldecoder("utf-8")()
   offset = 0
-  with tf.io.gfile.GFile(path, "rb") as file:
+  with gfile.GFile(path, "rb") as file:
     if not file.size():
       raise ValueError(f"A file of text must not be empty, got 0 bytes in {path}.")
     while offset == 0 or offset < min(length, file.size()):
@@ -90,7 +93,7 @@ def cut_spans(paths: Sequence[str], least: int) -> list[Span]:
 
   Read in order, the spans are exactly the files.
   """
-  sizes = [tf.io.gfile.stat(path).length for path in paths]
+  sizes = [gfile.stat(path).length for path in paths]
   step = span_bytes(sum(sizes), least)
   return [
     Span(path, start, min(start + step, size))
@@ -109,7 +112,7 @@ def span_records(size: int, least: int) -> int:
   return min(max(size // least, 1), _MAX_SPAN_RECORDS)
 
 
-def least_spans(shard_info: seqio.ShardInfo | None) -> int:
+def least_spans(shard_info: "seqio.ShardInfo | None") -> int:
   """Returns how many spans a split is cut into at least, dealt to streams or whole."""
   return _SPANS_PER_STREAM * shard_info.num_shards if shard_info else 1
 
@@ -120,7 +123,7 @@ def read_span(span: Span) -> Lines:
   Raises:
     ValueError: the text is not UTF-8.
   """
-  with tf.io.gfile.GFile(span.path, "rb") as file:
+  with gfile.GFile(span.path, "rb") as file:
     start, end = (_find_line(file, offset) for offset in (span.start, span.end))
     file.seek(start)
     text = file.read(end - start)
@@ -131,7 +134,7 @@ def read_span(span: Span) -> Lines:
     return Lines(text, start, end == file.size())
 
 
-def _find_line(file: tf.io.gfile.GFile, offset: int) -> int:
+def _find_line(file: gfile.GFile, offset: int) -> int:
   """Returns where the first line starts that does not start before an offset."""
   if offset == 0:
     return 0

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
-from mhmoe_jax.data.feed import Batch, Feed, describe_pipeline, open_split
+from mhmoe_jax.data.feed import Feed, describe_pipeline, open_split
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import mixture_rates
+from mhmoe_jax.data.validation import Batch
 
 # TensorFlow's threads for all streams together; training on a CPU needs the cores.
 _THREADS = 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from mhmoe_jax.data.feed import count_bytes, make_eval_feed
+from mhmoe_jax.data.validation import count_bytes, make_eval_feed
 from mhmoe_jax.data.vocabularies import (
   count_token_bytes,
   identify_vocabulary,
