@@ -13,6 +13,7 @@ import time
 
 # Less is compiled sooner than read.
 _LEAST_SECONDS = "0.1"
+_CPU = "/proc/cpuinfo"
 _KEPT_SECONDS = 30 * 24 * 3600
 
 
@@ -51,7 +52,7 @@ def _machine() -> str:
   features = platform.processor()
   with (
     contextlib.suppress(OSError),
-    open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file,
+    open(_CPU, encoding="utf-8", errors="replace") as file,
   ):
     named = (line for line in file if line.startswith(("flags", "Features")))
     features = next(named, features)
