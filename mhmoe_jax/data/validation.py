@@ -76,11 +76,12 @@ def _ahead(function: Callable, items: Iterable) -> Iterator:
 
 def _stream_windows(cfg: DataConfig) -> Iterator[np.ndarray]:
   """What only tensorflow reads: TFDS, and prepared tokens."""
-  from mhmoe_jax.data.feed import open_split
+  from mhmoe_jax.data.feed import open_split, open_task
   from mhmoe_jax.data.sources import plain_errors
 
-  windows = open_split(cfg, "validation")().as_numpy_iterator()
   with plain_errors():
+    read = open_split(open_task(cfg), "validation", cfg.sequence_length)
+    windows = read().as_numpy_iterator()
     for window in windows:
       yield window["targets"]
 

@@ -14,6 +14,7 @@ from mhmoe_jax.models.causal import attend
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.norm import Norm
 from mhmoe_jax.moe import bitnet
+from mhmoe_jax.moe.experts import bias_init
 from mhmoe_jax.sharding import constrain
 
 
@@ -80,7 +81,7 @@ class Attention(nn.Module):
       w_DAQ = weight(f"w_{name}_DAQ", init, (D, A, Q))
       y_BLAQ = jnp.einsum("BLD,DAQ->BLAQ", x_BLD, w_DAQ)
       if cfg.use_bias:
-        b_AQ = self.param(f"b_{name}_AQ", nn.initializers.zeros_init(), (A, Q))
+        b_AQ = self.param(f"b_{name}_AQ", bias_init(cfg.init, D), (A, Q))
         y_BLAQ += b_AQ.astype(dtype)[None, None]
       return constrain(y_BLAQ, "BLAQ")
 
@@ -99,7 +100,7 @@ class Attention(nn.Module):
       o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BTAQ, v_BTAQ, mask=mask_11LT)
     o_BLD = o_BLAQ.reshape(x_BLD.shape)
     if cfg.sub_ln:
-      o_BLD = Norm(cfg.norm, name="inner_norm")(o_BLD)
+      o_BLD = Norm(cfg.norm, cfg.norm_epsilon, name="inner_norm")(o_BLD)
     if cfg.bitnet:
       o_BLD = bitnet.eight_bit(o_BLD)
     o_BLAQ = o_BLD.reshape(o_BLAQ.shape)

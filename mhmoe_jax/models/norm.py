@@ -9,6 +9,7 @@ class Norm(nn.Module):
   """Normalises the last dimension; `kind` is "rmsnorm" or "layernorm" (with a bias)."""
 
   kind: str
+  epsilon: float  # added to the mean square, or the variance
   letter: str = "D"  # of the normalised dimension
 
   @nn.compact
@@ -19,7 +20,9 @@ class Norm(nn.Module):
     scale = self.param(f"scale_{self.letter}", nn.initializers.ones_init(), (width,))
     if self.kind == "rmsnorm":
       mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
-      return (wide * jax.lax.rsqrt(mean_square + 1e-6) * scale[last]).astype(x.dtype)
+      return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale[last]).astype(
+        x.dtype
+      )
     bias = self.param(f"bias_{self.letter}", nn.initializers.zeros_init(), (width,))
-    wide = jax.nn.standardize(wide, epsilon=1e-5)
+    wide = jax.nn.standardize(wide, epsilon=self.epsilon)
     return (wide * scale[last] + bias[last]).astype(x.dtype)

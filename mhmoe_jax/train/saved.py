@@ -17,15 +17,37 @@ from mhmoe_jax.train import integrity
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
-  return record.levelno >= logging.WARNING or "/orbax/" not in record.pathname
+  warns = record.levelno >= logging.WARNING and not record.exc_info
+  return warns or "/orbax/" not in record.pathname
 
 
-# At level INFO orbax writes some sixty lines per save.
+# At level INFO orbax writes some sixty lines per save; what it logs with a traceback,
+# from its threads, it raises as well.
 logging.getLogger("absl").addFilter(_is_not_chatter)
+# And so does asyncio, of tasks of orbax that failed beside another.
+logging.getLogger("asyncio").addFilter(lambda record: not record.exc_info)
 
 
 # Keys of tables that runs may be older than, and what such runs did.
-_YOUNGER = {"data": {"prepared": ""}, "train": {"image_every": 0}}
+_YOUNGER = {
+  "data": {"prepared": ""},
+  "train": {"image_every": 0},
+  "model": {
+    "gate_bias": False,
+    "ffn_norm": "layernorm",
+    "ffn_norm_epsilon": 1e-5,
+    "init": "flax",
+    "moe": {
+      "gate_bias": False,
+      "linear_bias": False,
+      "ffn_norm": "layernorm",
+      "ffn_norm_epsilon": 1e-5,
+      "init": "flax",
+      "expert_dropout": 0.0,
+      "router_norm": 0.0,
+    },
+  },
+}
 
 
 def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
@@ -34,8 +56,41 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
   Raises:
     ValueError: no checkpoint, or none that can be read.
   """
-  saved = _read_newest(workdir, step, lambda path: read_about(path)["config"])
-  return {table: _YOUNGER.get(table, {}) | keys for table, keys in saved.items()}
+  return _read_newest(workdir, step, lambda path: read_about(path)["config"])
+
+
+def _in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
+  """A saved config that may be older than some of today's keys, with all of them."""
+  if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):
+    config = config | {"model": _before_norm_epsilon(config["model"])}
+  return _supply(config, _YOUNGER)
+
+
+def _before_norm_epsilon(model: dict[str, Any]) -> dict[str, Any]:
+  """The table `model` of a run from before that key, in today's words."""
+  epsilons = {"rmsnorm": 1e-6, "layernorm": 1e-5}
+
+  def renamed(table):
+    # The tanh form was the only one, and called "gelu".
+    tanh = table["activation"] == "gelu"
+    return table | {"activation": "gelu_tanh" if tanh else table["activation"]}
+
+  return renamed(model) | {
+    "norm_epsilon": epsilons[model["norm"]],
+    "moe_dropout": model["dropout"],
+    "moe": renamed(model["moe"]),
+  }
+
+
+def _supply(table: dict[str, Any], younger: dict[str, Any]) -> dict[str, Any]:
+  """`table` with the keys of `younger` that it lacks; tables that it lacks stay out."""
+  tables = {
+    name: _supply(value, younger.get(name, {}))
+    for name, value in table.items()
+    if isinstance(value, dict)
+  }
+  keys = {name: x for name, x in younger.items() if not isinstance(x, dict)}
+  return keys | table | tables
 
 
 def newest_step(workdir: epath.PathLike) -> int:
@@ -78,23 +133,39 @@ def _read_shapes(directory: epath.Path, layout: jax.sharding.Sharding) -> Any:
 def checkpoints_directory(workdir: epath.PathLike) -> epath.Path:
   """Where the checkpoints of a run are."""
   # tensorstore wants absolute paths; epath's resolve() would garble a gs:// one.
-  return epath.Path(pathlib.Path.cwd()) / epath.Path(workdir) / "checkpoints"
+  path = epath.Path(workdir)
+  if not path.is_absolute():
+    path = epath.Path(pathlib.Path.cwd()) / path
+  return path / "checkpoints"
+
+
+def committed_steps(directory: epath.Path) -> list[int]:
+  """Steps of the checkpoints under `directory` that are complete."""
+  if not directory.exists():
+    return []
+  return [x.step for x in ocp.step.standard_name_format().find_all(directory)]
 
 
 def _read_newest(
   workdir: epath.PathLike, step: int | None, read: Callable[[epath.Path], Any]
 ) -> Any:
-  directory, steps = checkpoints_directory(workdir), []
-  if directory.exists():
-    committed = ocp.step.standard_name_format().find_all(directory)
-    steps = [metadata.step for metadata in committed]
-  return integrity.newest_undamaged(directory, steps, step, read)[0]
+  directory = checkpoints_directory(workdir)
+  steps = committed_steps(directory)
+  while True:
+    try:
+      return integrity.newest_undamaged(directory, steps, step, read)[0]
+    except ValueError:
+      # A run that goes on may have replaced all of them in the meantime.
+      before, steps = steps, committed_steps(directory)
+      if step is not None or max(steps, default=0) <= max(before, default=0):
+        raise
 
 
 def read_about(directory: epath.Path) -> dict[str, Any]:
-  """What `Checkpoints.save` wrote besides arrays and places."""
+  """What `Checkpoints.save` wrote besides arrays and places; the config as of today."""
   path = directory / "run" / "about.json"
-  return integrity.on_every_process(lambda: json.loads(path.read_text()))
+  about = integrity.on_every_process(lambda: json.loads(path.read_text()))
+  return about | {"config": _in_todays_words(about["config"])}
 
 
 def read_data_states(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mhmoe_jax.data import packing, validation
-from mhmoe_jax.data.feed import open_split
+from mhmoe_jax.data.feed import open_split, open_task
 from mhmoe_jax.data.quiet import tf
 from mhmoe_jax.data.validation import count_bytes, make_eval_feed
 from mhmoe_jax.data.vocabularies import count_token_bytes, make_vocabulary
@@ -43,7 +43,7 @@ def test_batches_are_those_of_the_pipeline_of_training(
   text_cfg, pieces_cfg, jsonl_cfg, source
 ):
   cfg = {"text": text_cfg, "pieces": pieces_cfg, "jsonl": jsonl_cfg}[source]
-  windows = open_split(cfg, "validation")()
+  windows = open_split(open_task(cfg), "validation", cfg.sequence_length)()
   pipeline = packing.pack(windows, cfg.sequence_length, 4).as_numpy_iterator()
   batches = list(make_eval_feed(cfg, 4))
   assert len(batches) > 1

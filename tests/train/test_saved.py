@@ -1,16 +1,20 @@
 """Reading what was damaged, or belongs to another model."""
 
+import copy
 import json
 import re
 import shutil
 
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from configs import base
 from mhmoe_jax.train import saved
+from mhmoe_jax.train.config import resolve
 from tests.train.states import (
   CONFIG,
   abstract,
@@ -190,13 +194,55 @@ def test_another_dtype_or_tree(restart, mesh):
       checkpoints.restore(wanted, [0])
 
 
-def test_config_older_than_a_setting(restart, mesh, tmp_path):
-  save_all(restart(), mesh, {1: None})
+def read_as_config(tmp_path, config):
   path = directory(tmp_path, 1) / "run" / "about.json"
   about = json.loads(path.read_text())
-  about["config"] = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  about["config"] = config
   path.write_text(json.dumps(about))
-  assert saved.load_config(tmp_path) == {
+  return saved.load_config(tmp_path)
+
+
+def test_config_older_than_a_setting(restart, mesh, tmp_path):
+  save_all(restart(), mesh, {1: None})
+  old = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  assert read_as_config(tmp_path, old) == {
     "train": {"num_steps": 1, "image_every": 0},
     "data": {"prepared": "folder"},
   }
+
+
+# What was fixed before the keys below were there.
+FIXED = {
+  "norm_epsilon": {"rmsnorm": 1e-6, "layernorm": 1e-5},
+  "ffn_norm": "layernorm",
+  "ffn_norm_epsilon": 1e-5,
+  "gate_bias": False,
+  "init": "flax",
+}
+FIXED_OF_MOE = {"linear_bias": False, "expert_dropout": 0.0, "router_norm": 0.0}
+
+
+@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation):
+  """It computes what it did: "gelu" was the tanh form, and norms had one epsilon."""
+  save_all(restart(), mesh, {1: None})
+  config = base.get_config()
+  config.model.update({"norm": norm, "activation": activation, "dropout": 0.2})
+  today = config.to_dict()
+  old = copy.deepcopy(today)
+  for name in (*FIXED, "moe_dropout"):
+    del old["model"][name]
+  for name in (*FIXED, *FIXED_OF_MOE):
+    old["model"]["moe"].pop(name, None)
+  found = read_as_config(tmp_path, old)
+  expected = FIXED | {"norm_epsilon": FIXED["norm_epsilon"][norm], "moe_dropout": 0.2}
+  expected["activation"] = "gelu_tanh" if activation == "gelu" else activation
+  for name, value in expected.items():
+    assert found["model"][name] == value, name
+    assert found["model"]["moe"].get(name, value) == value, name
+  for name, value in FIXED_OF_MOE.items():
+    assert found["model"]["moe"][name] == value, name
+  resolve(ConfigDict(found))
+  # One from after is left as it is.
+  assert read_as_config(tmp_path, today) == json.loads(json.dumps(today))
