@@ -1,13 +1,18 @@
 """The commands of the README, and one clear line for whatever a user gets wrong."""
 
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
 
 from mhmoe_jax import cli
+from mhmoe_jax.analysis import figures
 from mhmoe_jax.analysis.trace import load_trace
+from mhmoe_jax.evals import sampling
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
@@ -92,6 +97,47 @@ def test_train_sample_eval(tmp_path, text, capsys, ffn):
   )
   assert cli.main([*command, f"--earlier={traced}", f"--out={page}"]) == 1
   assert "different steps, got steps [2, 2]" in capsys.readouterr().err
+
+
+LIGHT = """
+import sys
+from mhmoe_jax import cli
+
+run = {run!r}
+assert cli.main(["sample", run, "--num_tokens=2"]) == 0
+assert cli.main(["eval", run, "--text=" + {text!r}]) == 0
+assert cli.main(["routing", "trace", run, "--data=" + {text!r}, "--out={out}/a"]) == 0
+assert not {{"tensorflow", "seqio", "matplotlib"}} & sys.modules.keys()
+assert cli.main(["routing", "report", "--trace={out}/a", "--out={out}/a.html"]) == 0
+assert cli.main(["routing", "figures", "--trace={out}/a", "--out={out}/b"]) == 0
+assert not {{"tensorflow", "seqio", "matplotlib.pyplot"}} & sys.modules.keys()
+"""
+
+
+def test_what_comes_after_training(tmp_path, text, capsys, monkeypatch):
+  """It cannot fail a run that is trained, nor does it wait for tensorflow."""
+
+  def fail(*args, **kwargs):
+    raise KeyError(263)
+
+  monkeypatch.setattr(sampling, "sample_texts", fail)
+  monkeypatch.setattr(figures, "draw_load", fail)
+  assert train(tmp_path / "run", *text) == 0
+  shown = capsys.readouterr()
+  assert [x for x in shown.err.splitlines() if "warning" in x] == [
+    "mhmoe train: warning: the figure of expert load failed: KeyError: 263",
+    "mhmoe train: warning: samples failed: KeyError: 263",
+  ]
+  assert "try next" in shown.out
+
+  path = text[1].partition("train=")[2]
+  script = LIGHT.format(run=f"--workdir={tmp_path}/run", text=path, out=tmp_path)
+  # A plotting backend that is not there.
+  env = os.environ | {"MPLBACKEND": "none_such", "JAX_NUM_CPU_DEVICES": "1"}
+  run = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, env=env
+  )
+  assert run.returncode == 0, run.stderr
 
 
 def test_tokenizer_then_prepare_then_train_with_both(tmp_path, text, capsys):

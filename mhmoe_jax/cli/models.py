@@ -1,6 +1,9 @@
 """Verbs that train a model and use one: train, sample, eval."""
 
+from collections.abc import Iterator
+import contextlib
 import os
+import sys
 import textwrap
 
 from absl import flags
@@ -48,27 +51,55 @@ def train(argv: list[str]) -> int:
   if jax.process_index() > 0:
     return code
 
-  from mhmoe_jax.analysis import figures
-  from mhmoe_jax.evals import sampling
   from mhmoe_jax.train import summary
 
-  print("\n" + summary.describe(cfg, result))
+  with _afterwards("the summary"):
+    print("\n" + summary.describe(cfg, result))
   if stopped:
     print("stopped by a signal; the same command continues")
     return code
   if result.evaluation.load_NHE is not None:
     figure = os.path.join(workdir, "expert_load.png")
     layers = range(cfg.model.period - 1, cfg.model.num_layers, cfg.model.period)
-    figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
-    print(f"expert load     {figure}")
+    with _afterwards("the figure of expert load"):
+      from mhmoe_jax.analysis import figures
+
+      figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
+      print(f"expert load     {figure}")
   if jax.process_count() == 1:  # No process of several has all of the parameters.
     options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
-    texts = sampling.sample_texts(cfg, result.params, "\n", **options)
-    print("samples")
-    for text in texts:
-      print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
+    with _afterwards("samples"):
+      from mhmoe_jax.evals import sampling
+
+      texts = sampling.sample_texts(cfg, result.params, "\n", **options)
+      print("samples")
+      for text in texts:
+        print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
   print(summary.suggest(values["config"].config_filename, workdir))
   return 0
+
+
+@contextlib.contextmanager
+def _afterwards(what: str) -> Iterator[None]:
+  """Makes one line of what fails when a run is trained, which it stays.
+
+  These are what the world around raises: a package or a file that is gone, a full disk,
+  too little memory (of a device: RuntimeError), a vocabulary that is not what it was.
+  """
+  try:
+    yield
+  except BrokenPipeError:  # Nobody reads any more.
+    raise
+  except (
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+  ) as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"mhmoe train: warning: {what} failed: {reason}", file=sys.stderr)
 
 
 def sample(argv: list[str]) -> None:

@@ -10,7 +10,7 @@ from mhmoe_jax.train.loop import Result
 
 def describe(cfg: RunConfig, result: Result) -> str:
   """The summary that ends `mhmoe train`."""
-  parameters = count_parameters(cfg.model)
+  parameters = count_parameters(cfg.model, result.params)
   lines = [
     f"model           {cfg.model.ffn}, {parameters.total:,} parameters, "
     f"at most {parameters.active:,} active per token",

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mhmoe_jax import cli
+from mhmoe_jax.cli import models
 from mhmoe_jax.train import loop
 from tests.train.small import small_config
 
@@ -114,6 +115,6 @@ def test_interrupted_before_the_first_step(monkeypatch, capsys):
   def interrupted(argv):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(cli.models, "train", interrupted)
+  monkeypatch.setattr(models, "train", interrupted)
   assert cli.main(["train"]) == 130
   assert capsys.readouterr().err == "mhmoe train: interrupted\n"
