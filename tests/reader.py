@@ -134,7 +134,9 @@ class Reader:
         extras = set(about.get_all("Provides-Extra") or ())
         assert requirement.extras <= extras, word
       else:
-        assert re.search(rf"^{re.escape(requirement.name)}==", known, re.MULTILINE), word
+        assert re.search(rf"^{re.escape(requirement.name)}==", known, re.MULTILINE), (
+          word
+        )
 
   def _python(self, words):
     script = ROOT / words[0]
