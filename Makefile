@@ -7,6 +7,7 @@ TESTS ?= tests
 
 train: $(VENV)/train
 	$(BIN)/mhmoe train --config configs/tiny.py --workdir runs/tiny
+	@command -v mhmoe > /dev/null || echo "or first: source $(BIN)/activate"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
@@ -52,7 +53,7 @@ $(VENV)/train: requirements.txt setup.cfg
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || (echo "mhmoe_jax needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 1)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet uv
+	$(BIN)/pip install --quiet "uv>=0.13"
 	$(call INSTALL,--requirement requirements.txt --editable .)
 	touch $@
 
