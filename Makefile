@@ -10,7 +10,7 @@ train: $(VENV)/train
 	@command -v mhmoe > /dev/null || echo "or first: source $(BIN)/activate"
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses 2 $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --durations 10 $(TESTS)
 
 # The routing report in Chromium; needs chromium and chromedriver.
 browser: $(VENV)/dev

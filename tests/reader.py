@@ -60,7 +60,9 @@ def commands(page: str) -> list[str]:
 class Reader:
   """Types commands in the current folder; an AssertionError says what does not run."""
 
-  def __init__(self, monkeypatch):
+  def __init__(self, monkeypatch, model: pathlib.Path):
+    self._model = model  # the workdir of a trained one
+    shutil.copytree(model, "runs/tiny")
     monkeypatch.setattr(loop, "train", self._train)
     monkeypatch.setattr(report, "plan_model", self._count)
     monkeypatch.setattr(report, "plan_step", self._compile)
@@ -104,7 +106,7 @@ class Reader:
     self.trained.append(cfg)
     if not os.path.exists(workdir) and "://" not in workdir:
       os.makedirs(os.path.dirname(os.path.abspath(workdir)), exist_ok=True)
-      shutil.copytree("runs/tiny", workdir)
+      shutil.copytree(self._model, workdir)
     raise _TrainedEnough
 
   def _count(self, cfg):
@@ -127,10 +129,12 @@ class Reader:
 
   def _pip(self, words):
     assert words[0] == "install", words
+    if words[1] == "-r":
+      assert (ROOT / words[2]).is_file(), words
+      return
     for word in words[1:]:
-      if word in (".", "./source") or re.match(r"\.\[", word):
-        word = word.replace(".", "mhmoe_jax", 1)
-      if word.startswith("git+") or word.startswith("-"):
+      word = re.sub(r"^\.(?=\[|$)", "mhmoe_jax", word)
+      if word.startswith("git+"):
         continue
       requirement = Requirement(word.partition(" @ ")[0])
       known = (ROOT / "requirements-dev.txt").read_text()

@@ -36,9 +36,7 @@ def trained(tmp_path_factory):
 def typist(tmp_path, monkeypatch, trained):
   reader.furnish(tmp_path)
   monkeypatch.chdir(tmp_path)
-  (tmp_path / "runs").mkdir()
-  (tmp_path / "runs" / "tiny").symlink_to(trained)
-  return reader.Reader(monkeypatch)
+  return reader.Reader(monkeypatch, trained)
 
 
 @each_page
@@ -75,7 +73,7 @@ def test_settings_exist(page):
     *(f"moe.{key}" for key in base.get_config().model.moe),
   }
   text = page.read_text()
-  named = re.findall(r"--config\.([\w.]+)", text)
+  named = re.findall(r"--config\.([a-z_.]+)", text)
   named += re.findall(rf"`((?:{tables})\.[a-z_.]+)(?:=[^`]*)?`", text)
   files = (".py", ".md", ".json", ".jsonl", ".raw", ".txt")
   assert [x for x in named if x not in known and not x.endswith(files)] == []

@@ -34,10 +34,11 @@ def after_training(
   if text := _text(cfg):
     lines.append(command("eval", [*here, f"--text={text}"]))
     if cfg.model.ffn != "dense" and "://" not in workdir:
-      trace = os.path.join(workdir, "trace")
+      trace = os.path.join(workdir, f"trace_{cfg.train.num_steps}")
       page = os.path.join(workdir, "routing.html")
-      words = [*here, f"--data={text}", f"--out={trace}"]
-      lines.append(command("routing trace", words))
+      if not os.path.exists(trace):
+        words = [*here, f"--data={text}", f"--out={trace}"]
+        lines.append(command("routing trace", words))
       lines.append(command("routing report", [f"--trace={trace}", f"--out={page}"]))
   events = shlex.quote(os.path.join(workdir, "tensorboard"))
   lines.append(f"{program('tensorboard')} --logdir {events}")

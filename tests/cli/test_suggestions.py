@@ -78,3 +78,13 @@ def test_prompt_and_text_suit_the_data(folder):
 def test_nothing_of_routing_for_a_dense_model(folder):
   verbs = [words[0] for words in suggest(["--config=configs/tiny.py:dense", TINY[1]])]
   assert verbs == ["sample", "eval", "--logdir", "train", "train", "train"]
+
+
+def test_a_trace_is_written_once(folder):
+  argv = ["--config=configs/tiny.py", "--workdir=run", "--config.train.num_steps=5"]
+  verbs = [words[:2] for words in suggest(argv)]
+  assert ["routing", "trace"] in verbs
+  (folder / "run" / "trace_5").mkdir(parents=True)
+  assert [words[:2] for words in suggest(argv)] == [
+    words for words in verbs if words != ["routing", "trace"]
+  ]
