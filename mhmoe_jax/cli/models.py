@@ -1,19 +1,23 @@
 """Verbs that train a model and use one: train, sample, eval."""
 
+from collections.abc import Iterator
+import contextlib
 import os
+import sys
 import textwrap
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
+from mhmoe_jax.cli.shell import program
 
 # Of a run of several processes that a signal stopped: "try again" in sysexits.h.
 EXIT_STOPPED = 75
 
 
-def train(argv: list[str]) -> int:
-  """Trains, then shows what came of it; returns the exit code."""
+def parse_train(argv: list[str]) -> flags.FlagValues:
+  """The flags of `mhmoe train`."""
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
   config_flags.DEFINE_config_file(
@@ -22,7 +26,19 @@ def train(argv: list[str]) -> int:
   flags.DEFINE_bool(
     "distributed", False, "join the other processes of the run", flag_values=values
   )
+  flags.DEFINE_bool(
+    "accept_changed_data",
+    False,
+    "where the data is no longer that of the checkpoint, begin it anew",
+    flag_values=values,
+  )
   parsing.parse(values, "train", argv, required=("config", "workdir"))
+  return values
+
+
+def train(argv: list[str]) -> int:
+  """Trains, then shows what came of it; returns the exit code."""
+  values = parse_train(argv)
   if values.distributed:
     from mhmoe_jax.train import processes
 
@@ -30,36 +46,68 @@ def train(argv: list[str]) -> int:
 
   import jax
 
-  from mhmoe_jax.analysis import figures
-  from mhmoe_jax.evals import sampling
-  from mhmoe_jax.train import loop, summary
+  from mhmoe_jax.train import loop
   from mhmoe_jax.train.config import resolve
 
   workdir = values.workdir
-  result = loop.train(values.config, workdir)
+  result = loop.train(values.config, workdir, values.accept_changed_data)
   cfg = resolve(values.config)
   stopped = result.evaluation is None
   # A launcher takes 0 for done, and would not start a preempted run again.
   code = EXIT_STOPPED if stopped and values.distributed else 0
   if jax.process_index() > 0:
     return code
-  print("\n" + summary.describe(cfg, result))
+
+  from mhmoe_jax.cli import suggestions
+  from mhmoe_jax.train import summary
+
+  with _afterwards("the summary"):
+    print("\n" + summary.describe(cfg, result))
   if stopped:
     print("stopped by a signal; the same command continues")
     return code
   if result.evaluation.load_NHE is not None:
     figure = os.path.join(workdir, "expert_load.png")
     layers = range(cfg.model.period - 1, cfg.model.num_layers, cfg.model.period)
-    figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
-    print(f"expert load     {figure}")
+    with _afterwards("the figure of expert load"):
+      from mhmoe_jax.analysis import figures
+
+      figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
+      print(f"expert load     {figure}")
   if jax.process_count() == 1:  # No process of several has all of the parameters.
     options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
-    texts = sampling.sample_texts(cfg, result.params, "\n", **options)
-    print("samples")
-    for text in texts:
-      print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
-  print(summary.suggest(values["config"].config_filename, workdir))
+    with _afterwards("samples"):
+      from mhmoe_jax.evals import sampling
+
+      texts = sampling.sample_texts(cfg, result.params, "\n", **options)
+      print("samples")
+      for text in texts:
+        print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
+  print(suggestions.after_training(argv, values.config, workdir, parse_train))
   return 0
+
+
+@contextlib.contextmanager
+def _afterwards(what: str) -> Iterator[None]:
+  """Makes one line of what fails when a run is trained, which it stays.
+
+  These are what the world around raises: a package or a file that is gone, a full disk,
+  too little memory (of a device: RuntimeError), a vocabulary that is not what it was.
+  """
+  try:
+    yield
+  except BrokenPipeError:  # Nobody reads any more.
+    raise
+  except (
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+  ) as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"mhmoe train: warning: {what} failed: {reason}", file=sys.stderr)
 
 
 def sample(argv: list[str]) -> None:
@@ -101,14 +149,15 @@ def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
   workdir = parsing.find_flag("workdir", argv)
   if workdir is None:
-    raise ValueError("eval needs --workdir; see `mhmoe help`.")
+    raise ValueError(f"eval needs --workdir; see `{program()} help`.")
 
+  from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity
   from mhmoe_jax.train import restore, saved
 
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
-  flags.DEFINE_string("text", None, "a plain-text file", flag_values=values)
+  flags.DEFINE_string("text", None, "files of text or JSONL", flag_values=values)
   config_flags.DEFINE_config_dict(
     "config",
     ConfigDict(saved.load_config(workdir)),
@@ -118,7 +167,8 @@ def evaluate(argv: list[str]) -> None:
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
-    config.data.source, config.data.mixture = "text", ConfigDict()
+    config.data.source, config.data.mixture = kind_of(values.text), ConfigDict()
+    config.data.text_key = config.data.text_key or "text"
     config.data.train = config.data.valid = values.text
     config.data.prepared = ""
   cfg, params = restore.load_model(workdir, config)

@@ -142,7 +142,7 @@ def projected_router() -> dict:
 
 
 def optimizer() -> dict:
-  """Three steps of AdamW at other rates; the first two gradients are clipped."""
+  """Three steps of AdamW, the first at half the rate; two gradients are clipped."""
   p = {k: torch.nn.Parameter(v) for k, v in _tensors(PARAMS).items()}
   adam = torch.optim.AdamW(
     [{"params": [p["w"]], "weight_decay": 0.1}, {"params": [p["b"]]}],
@@ -150,7 +150,7 @@ def optimizer() -> dict:
     eps=1e-2,
     weight_decay=0.0,
   )
-  for step, (rate, size) in enumerate(((0.05, 2.0), (0.1, 1.0), (0.06, 0.1))):
+  for step, (rate, size) in enumerate(((0.05, 2.0), (0.1, 1.0), (0.1, 0.1))):
     for group in adam.param_groups:
       group["lr"] = rate
     for i, x in enumerate(p.values()):

@@ -19,7 +19,7 @@ SIZES = {
 }
 
 
-def make_weights(key, gated, bias, norm, hidden=12, formula=Formula()):
+def make_weights(key, gated, bias, norm, hidden=12):
   F = hidden
   shapes = ExpertWeights(
     w_in_EMF=(E, M, F),
@@ -30,13 +30,13 @@ def make_weights(key, gated, bias, norm, hidden=12, formula=Formula()):
     norm_scale_EF=(E, F) if norm else None,
     norm_bias_EF=(E, F) if norm and not gated else None,  # else RMSNorm
     b_gate_EF=(E, F) if gated and bias else None,
-    formula=None,
+    formula=None,  # as it is by default
   )
   keys = jax.random.split(key, len(shapes))
   draws = [
     s and 0.3 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)
   ]
-  return ExpertWeights(*draws[:-1], formula)
+  return ExpertWeights(*draws[:-1])
 
 
 def all_on_all(weights, x_TM, scale_T, sizes_E):
@@ -86,6 +86,15 @@ KINDS += [(True, True, True)]
 @pytest.mark.parametrize(("gated", "bias", "norm"), KINDS)
 def test_equals_the_definition(key, backend, sizes, gated, bias, norm):
   check(key, backend, make_weights(key, gated, bias, norm), sizes, T)
+
+
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+def test_the_formula_travels_with_the_weights(key, backend):
+  """To every backend, in both directions: GELU's tanh form, and another epsilon."""
+  weights = make_weights(key, gated=False, bias=False, norm=True)
+  formula = Formula(tanh=True, norm_epsilon=0.5)
+  weights = weights._replace(formula=formula)
+  check(key, backend, weights, SIZES["uneven"], T)
 
 
 @pytest.mark.parametrize(("gated", "bias", "norm"), KINDS)
@@ -189,3 +198,76 @@ def test_many_rows_of_an_expert_compile_for_a_tpu():
 
   with jax.default_matmul_precision("default"):
     jax.jit(step).lower(weights, *rest).compile()
+
+
+@pytest.mark.parametrize("chip", ["v5e:2x2", "v6e:2x2"])
+def test_exact_gelu_compiles_in_the_kernel_for_a_tpu(chip):
+  """The error function and its gradient, with biases and a norm, on the chip."""
+  T, M, F, E = 1024, 192, 768, 4
+  device = jax.sharding.SingleDeviceSharding(devices_of(chip, 1)[0])
+
+  def half(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+
+  weights = ExpertWeights(
+    w_in_EMF=half(E, M, F),
+    w_out_EFM=half(E, F, M),
+    b_in_EF=half(E, F),
+    b_out_EM=half(E, M),
+    norm_scale_EF=half(E, F),
+    norm_bias_EF=half(E, F),
+  )
+  rest = half(T, M), half(T, dtype=jnp.float32), half(E, dtype=jnp.int32)
+
+  def step(weights, x_TM, scale_T, sizes_E):
+    def loss(weights, x_TM):
+      return grouped_ffn(weights, x_TM, scale_T, sizes_E, "fused").sum()
+
+    return jax.grad(loss, (0, 1))(weights, x_TM)
+
+  with jax.default_matmul_precision("default"):
+    compiled = jax.jit(step).lower(weights, *rest).compile()
+  assert "tpu_custom_call" in compiled.as_text()
+
+
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+def test_value_and_gradient_are_those_of_numpy(backend):
+  """SwiGLU written out in float64, and its central differences."""
+  draw = np.random.default_rng(0)
+  sizes, width, hidden = [2, 0, 3], 3, 4
+  expert_T = np.array([0, 0, 2, 2, 2])
+  inputs = {
+    "w_in": draw.normal(size=(3, width, hidden)),
+    "w_out": draw.normal(size=(3, hidden, width)),
+    "w_gate": draw.normal(size=(3, width, hidden)),
+    "b_in": draw.normal(size=(3, hidden)),
+    "b_out": draw.normal(size=(3, width)),
+    "x": draw.normal(size=(5, width)),
+    "scale": draw.uniform(size=5),
+  }
+  dy_TM = draw.normal(size=(5, width))
+
+  def formula(w_in, w_out, w_gate, b_in, b_out, x, scale):
+    y_TM = np.zeros((5, width))
+    for t, e in enumerate(expert_T):
+      gate = x[t] @ w_gate[e]
+      h = gate / (1 + np.exp(-gate)) * (x[t] @ w_in[e] + b_in[e])
+      y_TM[t] = scale[t] * (h @ w_out[e] + b_out[e])
+    return y_TM
+
+  def ours(w_in, w_out, w_gate, b_in, b_out, x, scale):
+    weights = ExpertWeights(w_in, w_out, w_gate, b_in, b_out)
+    return grouped_ffn(weights, x, scale, jnp.array(sizes), backend)
+
+  single = {name: jnp.asarray(a, jnp.float32) for name, a in inputs.items()}
+  y_TM, vjp = jax.vjp(lambda inputs: ours(**inputs), single)
+  np.testing.assert_allclose(y_TM, formula(**inputs), rtol=1e-5, atol=1e-6)
+  (gradients,) = vjp(jnp.asarray(dy_TM, jnp.float32))
+  for name, a in inputs.items():
+    direction, step = draw.normal(size=a.shape), 1e-6
+    up, down = (
+      (formula(**inputs | {name: a + sign * step * direction}) * dy_TM).sum()
+      for sign in (1, -1)
+    )
+    slope = (np.asarray(gradients[name], np.float64) * direction).sum()
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4, err_msg=name)
