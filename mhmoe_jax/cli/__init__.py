@@ -11,6 +11,7 @@ import gc
 import glob
 import io
 import os
+import shlex
 import signal
 import sys
 
@@ -49,7 +50,15 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
   argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
   _repair_streams()
-  run = _find(argv[0]) if argv else None
+  try:
+    run = _find(argv[0]) if argv else None
+  except ModuleNotFoundError as error:
+    if error.name.split(".")[0] == "mhmoe_jax":
+      raise
+    # The layer alone is installed. pip takes the extras of what is there already.
+    install = f"{shlex.quote(sys.executable)} -m pip install 'mhmoe_jax[train]'"
+    _complain(argv[0], f"error: it needs {error.name}: {install}")
+    return 1
   if run is None:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
