@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import functools
 import math
+import numbers
 
 import jax
 from jax.experimental import mesh_utils
@@ -81,7 +82,9 @@ class AxisRules:
 
 
 def _tuple(axis: Axes) -> tuple[str, ...]:
-  return (axis,) if isinstance(axis, str) else axis or ()
+  if axis is None:
+    return ()
+  return axis if isinstance(axis, tuple) else (axis,)
 
 
 # Activations follow their data; only parameters have a choice of strategy.
@@ -111,6 +114,12 @@ def make_mesh(
       slices do not fit `replica`.
   """
   devices = jax.devices() if devices is None else devices
+  for name, size in zip(MESH_AXES, (replica, data, expert, model), strict=True):
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+      raise ValueError(
+        f"mesh sizes must be of type int, got {name}={size!r} "
+        f"of type {type(size).__name__}."
+      )
   others = replica * expert * model
   sizes = f"replica={replica}, data={data}, expert={expert}, model={model}"
   if min(replica, expert, model) < 1 or (data < 1 and data != -1):
@@ -213,17 +222,49 @@ def place_batch(batch, mesh: Mesh, batch_size: int):
 def constrain(x: jax.Array, letters: str) -> jax.Array:
   """Asks GSPMD to lay out the activation `x` by `ACTIVATIONS`.
 
-  Without a mesh (`jax.set_mesh`) this is the identity, and axes that the mesh in force
-  does not have are left out, so that the layer works inside other people's meshes.
+  Without a mesh (`jax.set_mesh`) this is the identity. In a mesh that others made, the
+  axes that it has of ours split what they divide, and the rest is left as it is.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  ours = set(MESH_AXES) & set(mesh.auto_axes)
+  if not ours:
     return x
-  names = set(mesh.axis_names)
+  foreign = not set(mesh.axis_names) <= ours
   spec = []
-  for axis in ACTIVATIONS.spec(letters):
-    spec.append(tuple(a for a in _tuple(axis) if a in names) or None)
+  for size, axis in zip(x.shape, ACTIVATIONS.spec(letters), strict=True):
+    axes = tuple(a for a in _tuple(axis) if a in ours)
+    if foreign and size % math.prod(mesh.shape[a] for a in axes):
+      axes = ()
+    spec.append(axes or (PartitionSpec.UNCONSTRAINED if foreign else None))
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def is_ours(mesh) -> bool:
+  """Whether a mesh has all of `MESH_AXES`, and every axis is GSPMD's to use."""
+  return set(MESH_AXES) <= set(mesh.axis_names) == set(mesh.auto_axes)
+
+
+def explicit_mesh(x: jax.Array):
+  """The mesh in force, or else that of `x`, if it has explicit axes; or None."""
+  mesh = jax.sharding.get_abstract_mesh()
+  mesh = jax.typeof(x).sharding.mesh if mesh.empty else mesh
+  return mesh if mesh.explicit_axes else None
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+  """The axes of somebody's `jax.shard_map`, with its check, that `x` varies over."""
+  return jax.typeof(x).manual_axis_type.varying
+
+
+def vary_alike(tree):
+  """Arrays that vary over the same axes, so that gradients are summed on the way in."""
+  axes = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
+
+  def vary(x):
+    missing = tuple(axes - varying_axes(x))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+  return jax.tree.map(vary, tree)
 
 
 def tree_shardings(tree, mesh: Mesh, rules: AxisRules):

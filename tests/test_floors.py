@@ -160,3 +160,16 @@ def test_no_tensorflow_on_an_accelerator_box(module):
 def test_help_waits_for_nothing():
   loaded = loaded_by("from mhmoe_jax import cli\nassert cli.main(['help']) == 0")
   assert not {"jax", "flax", "numpy", "absl", *HEAVY} & loaded
+
+
+def test_a_verb_without_its_packages_is_one_line():
+  program = (
+    "import sys; sys.modules['ml_collections'] = None\n"
+    "from mhmoe_jax import cli; sys.exit(cli.main(['sample', '--workdir=x']))"
+  )
+  run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert run.returncode == 1
+  assert run.stderr.splitlines() == [
+    f"mhmoe sample: error: it needs ml_collections: {sys.executable} "
+    "-m pip install 'mhmoe_jax[train]'"
+  ]

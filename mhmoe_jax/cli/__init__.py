@@ -11,6 +11,7 @@ import gc
 import glob
 import io
 import os
+import shlex
 import signal
 import sys
 
@@ -49,7 +50,15 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
   argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
   _repair_streams()
-  run = _find(argv[0]) if argv else None
+  try:
+    run = _find(argv[0]) if argv else None
+  except ModuleNotFoundError as error:
+    if error.name.split(".")[0] == "mhmoe_jax":
+      raise
+    # The layer alone is installed. pip takes the extras of what is there already.
+    install = f"{shlex.quote(sys.executable)} -m pip install 'mhmoe_jax[train]'"
+    _complain(argv[0], f"error: it needs {error.name}: {install}")
+    return 1
   if run is None:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
@@ -67,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
   # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+  if sys.unraisablehook.__module__ != __name__:  # To the end: they speak last.
+    sys.unraisablehook = _hide_closed_loops(sys.unraisablehook)
   # Importing and tracing make millions of objects that stay. At the usual threshold of
   # 700 looking through them, again and again, takes a fifth of a command's time.
   gc.set_threshold(100_000)
@@ -74,10 +85,9 @@ def main(argv: list[str] | None = None) -> int:
   os.environ["MPLBACKEND"] = "agg"
   compiled.keep(parsing.find_flag("workdir", argv) if argv[0] == "train" else None)
   try:
-    with _without_closed_loops():
-      code = run(argv[1:]) or 0
-      sys.stdout.flush()
-      return code
+    code = run(argv[1:]) or 0
+    sys.stdout.flush()
+    return code
   except KeyboardInterrupt:
     _complain(argv[0], "interrupted")
     return 128 + signal.SIGINT
@@ -136,20 +146,14 @@ def _repair_streams() -> None:
     sys.stdout.reconfigure(errors="replace")
 
 
-@contextlib.contextmanager
-def _without_closed_loops():
+def _hide_closed_loops(before):
   """Hides what tensorstore's threads print for each array of a save that failed.
 
   It is that nobody waits for them any more; why, is raised in the main thread.
   """
-  before = sys.excepthook
 
-  def hook(kind, error, traceback):
-    if str(error) != "Event loop is closed":
-      before(kind, error, traceback)
+  def hook(unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
 
-  sys.excepthook = hook
-  try:
-    yield
-  finally:
-    sys.excepthook = before
+  return hook

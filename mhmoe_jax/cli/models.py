@@ -10,13 +10,14 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
+from mhmoe_jax.cli.shell import program
 
 # Of a run of several processes that a signal stopped: "try again" in sysexits.h.
 EXIT_STOPPED = 75
 
 
-def train(argv: list[str]) -> int:
-  """Trains, then shows what came of it; returns the exit code."""
+def parse_train(argv: list[str]) -> flags.FlagValues:
+  """The flags of `mhmoe train`."""
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
   config_flags.DEFINE_config_file(
@@ -32,6 +33,12 @@ def train(argv: list[str]) -> int:
     flag_values=values,
   )
   parsing.parse(values, "train", argv, required=("config", "workdir"))
+  return values
+
+
+def train(argv: list[str]) -> int:
+  """Trains, then shows what came of it; returns the exit code."""
+  values = parse_train(argv)
   if values.distributed:
     from mhmoe_jax.train import processes
 
@@ -51,6 +58,7 @@ def train(argv: list[str]) -> int:
   if jax.process_index() > 0:
     return code
 
+  from mhmoe_jax.cli import suggestions
   from mhmoe_jax.train import summary
 
   with _afterwards("the summary"):
@@ -75,7 +83,7 @@ def train(argv: list[str]) -> int:
       print("samples")
       for text in texts:
         print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
-  print(summary.suggest(values["config"].config_filename, workdir))
+  print(suggestions.after_training(argv, values.config, workdir, parse_train))
   return 0
 
 
@@ -141,7 +149,7 @@ def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
   workdir = parsing.find_flag("workdir", argv)
   if workdir is None:
-    raise ValueError("eval needs --workdir; see `mhmoe help`.")
+    raise ValueError(f"eval needs --workdir; see `{program()} help`.")
 
   from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity

@@ -70,6 +70,7 @@ def trained(tmp_path_factory):
   """Two steps of six, whose output nobody reads."""
   directory = tmp_path_factory.mktemp("trained")
   config = small_config(directory)
+  config.model.embed_dim = 48  # A checkpoint has files of 300 KiB.
   config.optimizer.schedule = "constant"
   config.train.num_steps = 2
   write_config(directory, config)
@@ -97,7 +98,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(trained):
   config.train.num_steps = 6
   write_config(directory, config)
 
-  child = start(directory, subprocess.DEVNULL, limit=60)  # of arrays of 76 KiB
+  child = start(directory, subprocess.DEVNULL, limit=60)
   assert child.returncode == 1, child.stderr
   told = [line for line in child.stderr.splitlines() if not line.startswith("step ")]
   assert told[:-1] == [
