@@ -39,6 +39,8 @@ ONLY = {
   "PIL": ("train.images",),
   "pyarrow": ("analysis",),
   "vl_convert": ("analysis.report",),
+  "lm_eval": ("evals.harness", "evals.lm", "evals.task_index"),
+  "datasets": ("evals.harness", "evals.local_data"),
   "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -123,7 +125,7 @@ def loaded_by(statement):
 
 
 HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
-HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert"}
+HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert", "lm_eval", "datasets"}
 
 
 def test_the_layer_needs_jax_and_flax_only():

@@ -23,6 +23,8 @@ USAGE = """usage: mhmoe VERB [flags]
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
+  harness    --workdir runs/tiny --tasks arc_easy,piqa [--data DIR] [--limit N]
+             [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
@@ -108,6 +110,10 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
 
     verbs = {"train": models.train, "sample": models.sample, "eval": models.evaluate}
     return verbs[verb]
+  if verb == "harness":
+    from mhmoe_jax.cli import evaluating
+
+    return evaluating.harness
   if verb in ("tokenizer", "prepare"):
     from mhmoe_jax.cli import text
 
