@@ -41,6 +41,7 @@ class AxisRules:
   F: Axes = None  # expert (or dense FFN) hidden width
   G: Axes = None  # routing groups, once their sub-tokens are with the experts
   H: Axes = None  # MoE heads
+  J: Axes = None  # heads of keys and values; whole if the mesh does not divide them
   K: Axes = None  # experts per sub-token
   L: Axes = None  # tokens per example
   M: Axes = None  # sub-token width
@@ -84,12 +85,25 @@ def _tuple(axis: Axes) -> tuple[str, ...]:
   return (axis,) if isinstance(axis, str) else axis or ()
 
 
+def _fit(spec: PartitionSpec, letters: str, shape, mesh) -> PartitionSpec:
+  """`spec` with J whole where the mesh does not divide it.
+
+  Grouped queries have few heads of keys and values, often fewer than `model` has
+  devices; each device then holds them all.
+  """
+  fitted = []
+  for axis, letter, size in zip(spec, letters, shape, strict=True):
+    parts = math.prod(mesh.shape[a] for a in _tuple(axis))
+    fitted.append(None if letter == "J" and size % parts else axis)
+  return PartitionSpec(*fitted)
+
+
 # Activations follow their data; only parameters have a choice of strategy.
 ACTIVATIONS = AxisRules(
-  B=BATCH_AXES, G=("replica", "data"), E="expert", A="model", F="model"
+  B=BATCH_AXES, G=("replica", "data"), E="expert", A="model", F="model", J="model"
 )
 # Experts over `expert`, hidden widths and attention heads over `model`; the rest whole.
-REPLICATED = AxisRules(E="expert", A="model", F="model")
+REPLICATED = AxisRules(E="expert", A="model", F="model", J="model")
 # The same, with every parameter's model width split over `data` too (ZeRO-3).
 FSDP = dataclasses.replace(REPLICATED, D="data", M="data")
 
@@ -223,7 +237,8 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
   spec = []
   for axis in ACTIVATIONS.spec(letters):
     spec.append(tuple(a for a in _tuple(axis) if a in names) or None)
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+  spec = _fit(PartitionSpec(*spec), letters, x.shape, mesh)
+  return jax.lax.with_sharding_constraint(x, spec)
 
 
 def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
@@ -251,7 +266,7 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
         f"a parameter's name must end in one letter per dimension, "
         f"got {name} with shape {leaf.shape}."
       )
-    spec = rules.spec(letters, name)
+    spec = _fit(rules.spec(letters, name), letters, leaf.shape, mesh)
     for size, letter, axis in zip(leaf.shape, letters, spec, strict=True):
       axes = _tuple(axis)
       if size % math.prod(mesh.shape[a] for a in axes):

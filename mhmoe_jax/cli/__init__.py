@@ -11,17 +11,22 @@ import sys
 
 from absl import flags, logging
 
-from mhmoe_jax.cli import models, planning, routing, text
+from mhmoe_jax.cli import interop, models, planning, routing, text
 
 USAGE = """usage: mhmoe VERB [flags]
 
   train      --config configs/tiny.py --workdir runs/tiny [--config.KEY=VALUE ...]
              [--distributed, in each of several processes]
+             (a run that is there goes on without --config, with its own)
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
+  import     --from FOLDER --workdir runs/imported [--config CONFIG]
+  export     --workdir runs/tiny --out FOLDER [--step N] [--layout mhmoe]
+             [--shard_mb N] [--config.model.KEY=VALUE]
+  upcycle    --workdir DENSE --config CONFIG --out runs/upcycled
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
              [--mesh data=8,expert=8] [--optimize]
              [--sweep mesh,capacity,remat,batch] [--json]
@@ -50,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     "eval": models.evaluate,
     "tokenizer": text.tokenizer,
     "prepare": text.prepare,
+    "import": interop.import_,
+    "export": interop.export,
+    "upcycle": interop.upcycle,
     "plan": planning.plan,
     "routing": routing.routing,
   }

@@ -19,7 +19,7 @@ from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
 from mhmoe_jax.data.sources import plain_errors
 from mhmoe_jax.data.tasks import make_task, read_windows
-from mhmoe_jax.data.vocabularies import make_vocabulary
+from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
 
 _EVAL_THREADS = 4
 _PREFETCHED_BATCHES = 2
@@ -86,7 +86,8 @@ def make_eval_feed(cfg: DataConfig, batch_size: int) -> Feed:
   Raises:
     ValueError: the text cannot be read, or is empty.
   """
-  ds = pack(open_split(cfg, "validation")(), cfg.sequence_length, batch_size)
+  ds = open_split(cfg, "validation")()
+  ds = pack(ds, cfg.sequence_length, batch_size, begin_id(cfg.vocabulary))
   return Feed(ds, describe_pipeline(cfg, "validation", batch_size), _EVAL_THREADS)
 
 

@@ -15,6 +15,7 @@ from mhmoe_jax.data.feed import Batch, Feed, describe_pipeline, open_split
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import mixture_rates
+from mhmoe_jax.data.vocabularies import begin_id
 
 # TensorFlow's threads for all streams together; training on a CPU needs the cores.
 _THREADS = 4
@@ -97,7 +98,8 @@ def _make_stream(cfg: DataConfig, batch_size: int, stream: int, threads: int) ->
     ds = tf.data.Dataset.sample_from_datasets(parts, mixture_rates(cfg), int(seed))
   else:
     ds = _read_forever(cfg, shard)
-  ds = pack(ds, cfg.sequence_length, batch_size // cfg.streams)
+  size = batch_size // cfg.streams
+  ds = pack(ds, cfg.sequence_length, size, begin_id(cfg.vocabulary))
   pipeline = describe_pipeline(cfg, "train", batch_size) | {"stream": stream}
   return Feed(ds, pipeline, threads)
 

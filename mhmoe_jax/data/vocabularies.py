@@ -9,11 +9,19 @@ import hashlib
 from google.protobuf.message import DecodeError
 import numpy as np
 
+from mhmoe_jax.data import huggingface
 from mhmoe_jax.data.bpe import TiktokenVocabulary, load_cl100k
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.xlmr import OFFSET, XlmrVocabulary
 
 _XLMR = "xlmr:"
+
+
+def begin_id(name: str) -> int:
+  """The token before the first of every document: pad, but for "hf:DIR"."""
+  if name.startswith(huggingface.PREFIX):
+    return huggingface.read_ids(name.removeprefix(huggingface.PREFIX))[0]
+  return 0
 
 
 def make_vocabulary(name: str) -> seqio.Vocabulary:
@@ -22,7 +30,7 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
   The vocabulary "bytes" has 259 tokens: pad 0, eos 1, unk 2, then byte b at b + 3.
   "cl100k" is GPT-4's, from a file that bpe.py finds or downloads. "xlmr:PATH" is the
   SentencePiece model at the path, with the ids of fairseq (xlmr.py), a path alone the
-  model with its own.
+  model with its own; "hf:DIR" the tokenizer of a folder of Hugging Face's.
 
   Raises:
     ValueError: the file is not there or not a model, or its pad id is not 0, or it has
@@ -32,6 +40,8 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
     return seqio.ByteVocabulary()
   if name == "cl100k":
     return load_cl100k()
+  if name.startswith(huggingface.PREFIX):
+    return huggingface.load_huggingface(name.removeprefix(huggingface.PREFIX))
   is_xlmr, path = name.startswith(_XLMR), name.removeprefix(_XLMR)
   make = XlmrVocabulary if is_xlmr else seqio.SentencePieceVocabulary
   try:
@@ -59,6 +69,8 @@ def identify_vocabulary(name: str) -> str:
   """
   if name in ("bytes", "cl100k"):
     return name
+  if name.startswith(huggingface.PREFIX):
+    return huggingface.identify(name.removeprefix(huggingface.PREFIX))
   kind = _XLMR if name.startswith(_XLMR) else ""
   try:
     with tf.io.gfile.GFile(name.removeprefix(_XLMR), "rb") as file:
@@ -82,7 +94,7 @@ def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
     bytes_V = np.ones(vocabulary.vocab_size, np.int32)
     bytes_V[[vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]] = 0
     return bytes_V
-  if isinstance(vocabulary, TiktokenVocabulary):
+  if isinstance(vocabulary, TiktokenVocabulary | huggingface.HuggingFaceTokenizer):
     return vocabulary.count_bytes()
   tokenizer = vocabulary.tokenizer
   pieces = range(tokenizer.get_piece_size())

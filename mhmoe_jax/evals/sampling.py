@@ -5,7 +5,7 @@ import logging
 import jax
 import jax.numpy as jnp
 
-from mhmoe_jax.data.vocabularies import make_vocabulary
+from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
 from mhmoe_jax.models.decoding import generate
 from mhmoe_jax.train.config import RunConfig
 
@@ -37,8 +37,7 @@ def sample_texts(
     Prompts with their continuations, which end at the end of a document.
   """
   vocabulary = make_vocabulary(cfg.data.vocabulary)
-  # Every training document begins with the padding token, 0.
-  start = [0, *vocabulary.encode(prompt)]
+  start = [begin_id(cfg.data.vocabulary), *vocabulary.encode(prompt)]
   room = cfg.data.sequence_length - len(start)
   if num_tokens is None:
     num_tokens = max(room, 1)

@@ -6,6 +6,7 @@ from mhmoe_jax.moe.config import ACTIVATIONS, MoeConfig
 
 FFNS = ("dense", "smoe", "mhmoe")
 NORMS = ("rmsnorm", "layernorm")
+QK_NORMS = ("none", "head", "whole")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -17,6 +18,9 @@ class TransformerConfig:
   num_layers: int
   embed_dim: int
   num_attention_heads: int
+  num_kv_heads: int
+  head_dim: int
+  qk_norm: str
   ffn: str
   ffn_dim: int
   moe_every: int
@@ -24,9 +28,11 @@ class TransformerConfig:
   activation: str
   use_bias: bool
   norm: str
+  norm_epsilon: float
   sub_ln: bool
   bitnet: bool
   rope_theta: float
+  scale_embeddings: bool
   tie_embeddings: bool
   dropout: float
   dtype: str
@@ -51,6 +57,7 @@ class TransformerConfig:
       ("ffn", FFNS),
       ("activation", ACTIVATIONS),
       ("norm", NORMS),
+      ("qk_norm", QK_NORMS),
       ("dtype", DTYPES),
     ):
       if getattr(self, name) not in allowed:
@@ -58,11 +65,26 @@ class TransformerConfig:
           f"{name} must be one of {', '.join(allowed)}, "
           f"got {name}={getattr(self, name)!r}."
         )
-    if self.embed_dim % (2 * self.num_attention_heads):
+    if self.head_dim < 0 or self.head_dim % 2:
+      raise ValueError(
+        f"head_dim must be even, or 0 for embed_dim / num_attention_heads, "
+        f"got head_dim={self.head_dim}."
+      )
+    if not self.head_dim and self.embed_dim % (2 * self.num_attention_heads):
       raise ValueError(
         f"num_attention_heads must divide embed_dim into even widths, "
         f"got num_attention_heads={self.num_attention_heads}, "
         f"embed_dim={self.embed_dim}."
+      )
+    if self.num_kv_heads < 0 or self.num_attention_heads % (self.num_kv_heads or 1):
+      raise ValueError(
+        f"num_kv_heads must divide num_attention_heads, or be 0 for as many, "
+        f"got num_kv_heads={self.num_kv_heads}, "
+        f"num_attention_heads={self.num_attention_heads}."
+      )
+    if not 0 <= self.norm_epsilon < 1:
+      raise ValueError(
+        f"norm_epsilon must be in [0, 1), got norm_epsilon={self.norm_epsilon}."
       )
     if not 0 <= self.dropout < 1:
       raise ValueError(f"dropout must be in [0, 1), got dropout={self.dropout}.")
@@ -76,6 +98,12 @@ class TransformerConfig:
         f"moe_every must divide num_layers, got moe_every={self.moe_every}, "
         f"num_layers={self.num_layers}."
       )
+
+  @property
+  def attention_shape(self) -> tuple[int, int, int]:
+    """(A, J, Q): heads of queries, heads of keys and values, width of either."""
+    A = self.num_attention_heads
+    return A, self.num_kv_heads or A, self.head_dim or self.embed_dim // A
 
   @property
   def layer(self) -> MoeConfig:

@@ -29,12 +29,12 @@ class Block(nn.Module):
   def __call__(self, x_BLD, positions_BL, segments_BL, cache, start):
     cfg = self.config
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
-    y_BLD = Norm(cfg.norm, name="attention_norm")(x_BLD)
+    y_BLD = Norm(cfg.norm, cfg.norm_epsilon, name="attention_norm")(x_BLD)
     y_BLD, cache = Attention(cfg, name="attention")(
       y_BLD, positions_BL, segments_BL, cache, start
     )
     x_BLD += dropout(y_BLD)
-    y_BLD = Norm(cfg.norm, name="ffn_norm")(x_BLD)
+    y_BLD = Norm(cfg.norm, cfg.norm_epsilon, name="ffn_norm")(x_BLD)
     if self.use_moe:
       moe = MultiHeadMoe(cfg.layer, x_BLD.dtype, self.trace, name="moe")
       y_BLD, aux = moe(y_BLD, segments_BL > 0, deterministic=self.deterministic)
@@ -102,7 +102,9 @@ class Decoder(nn.Module):
     dtype = jnp.dtype(cfg.dtype)
     V, D = cfg.vocab_size, cfg.embed_dim
     embed_VD = self.param("embed_VD", nn.initializers.normal(D**-0.5), (V, D))
-    x_BLD = embed_VD.astype(dtype)[tokens_BL] * D**0.5
+    x_BLD = embed_VD.astype(dtype)[tokens_BL]
+    if cfg.scale_embeddings:
+      x_BLD *= D**0.5
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
     x_BLD = constrain(dropout(x_BLD), "BLD")
 
@@ -118,7 +120,7 @@ class Decoder(nn.Module):
       cfg, self.deterministic, self.trace, name="layers"
     )(x_BLD, positions_BL, segments_BL, jnp.asarray(start), caches)
 
-    x_BLD = Norm(cfg.norm, name="final_norm")(x_BLD)
+    x_BLD = Norm(cfg.norm, cfg.norm_epsilon, name="final_norm")(x_BLD)
     if not cfg.tie_embeddings:
       embed_VD = self.param("unembed_VD", nn.initializers.normal(D**-0.5), (V, D))
     logits_BLV = jnp.einsum(

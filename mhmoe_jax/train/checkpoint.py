@@ -138,7 +138,8 @@ class Checkpoints:
     while self._damaged:
       self._manager.delete(self._damaged.pop())
     self._retention.losses[step] = about["loss"]
-    items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=run)
+    arrays = ocp.args.PyTreeSave(state, jax.tree.map(lambda _: _PIECE, state))
+    items = ocp.args.Composite(state=arrays, run=run)
     self._manager.save(step, args=items, force=True)  # Orbax has no say in when.
 
   def restore(
@@ -186,6 +187,11 @@ class Checkpoints:
   def close(self) -> None:
     """Waits and ends the threads; no call may follow."""
     self._manager.close()
+
+
+# Arrays are stored in pieces of this size, along their layers, so that a reader who
+# wants one layer need not read all.
+_PIECE = ocp.SaveArgs(chunk_byte_size=2**27, shard_axes=(0,))
 
 
 @dataclasses.dataclass

@@ -63,7 +63,8 @@ def train(config: ConfigDict, workdir: str) -> Result:
     state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
   else:
     state = restored.state
-    train_feed.restore(restored.data_states)
+    if start:  # Parameters from elsewhere (interop/) have read nothing yet.
+      train_feed.restore(restored.data_states)
     report.progress.note(f"resuming after step {start}")
     for change in describe_changes(restored.config, config.to_dict()):
       report.progress.note(f"changed since the checkpoint: {change}")

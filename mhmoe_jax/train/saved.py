@@ -11,7 +11,9 @@ from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from mhmoe_jax.train import integrity
 
@@ -25,7 +27,12 @@ logging.getLogger("absl").addFilter(_is_not_chatter)
 
 
 # Keys of tables that runs may be older than, and what such runs did.
-_YOUNGER = {"data": {"prepared": ""}, "train": {"image_every": 0}}
+_YOUNGER = {
+  "model": {"num_kv_heads": 0, "head_dim": 0, "qk_norm": "none"}
+  | {"scale_embeddings": True, "norm_epsilon": 0.0},
+  "data": {"prepared": ""},
+  "train": {"image_every": 0},
+}
 
 
 def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
@@ -35,6 +42,11 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
     ValueError: no checkpoint, or none that can be read.
   """
   saved = _read_newest(workdir, step, lambda path: read_about(path)["config"])
+  return fill_config(saved)
+
+
+def fill_config(saved: dict[str, Any]) -> dict[str, Any]:
+  """A config as JSON, with the keys that are younger than it."""
   return {table: _YOUNGER.get(table, {}) | keys for table, keys in saved.items()}
 
 
@@ -62,6 +74,63 @@ def restore_params(
     return read_arrays(directory, read_about(directory), abstract)["params"]
 
   return _read_newest(workdir, step, read)
+
+
+class StoredParams:
+  """The parameters of a checkpoint, read in parts: a host need not hold them all.
+
+  Args:
+    directory: of the checkpoint.
+
+  Attributes:
+    about: what was saved besides arrays and places.
+
+  Raises:
+    integrity.DamagedError: files are lost or changed.
+  """
+
+  def __init__(self, directory: epath.Path):
+    self.about, self._state = read_about(directory), directory / "state"
+    self._sums: dict[str, int] = {}
+
+    def check() -> None:
+      files = json.loads((directory / "run" / "files.json").read_text())
+      integrity.check_fingerprints(self._state, files)
+
+    integrity.on_every_process(check)
+
+  def read(self, path: tuple[str, ...], index: tuple[int, ...] = ()) -> np.ndarray:
+    """Reads a parameter, or the part of it at `index` of its leading dimensions."""
+    store = tensorstore.open(
+      {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"file://{self._state}/"},
+        "path": ".".join(("params", *path)),
+      }
+    ).result()
+    part = store[index].read().result() if index else store.read().result()
+    bits = part.view(f"uint{8 * part.dtype.itemsize}")
+    name = "/".join(("params", *path))
+    self._sums[name] = self._sums.get(name, 0) + int(bits.sum(dtype=np.uint32))
+    return part
+
+  def check(self) -> None:
+    """Raises ValueError unless what was read is what was saved.
+
+    Every part of every parameter must have been read once.
+    """
+    for name, found in self._sums.items():
+      if found % 2**32 != self.about["checksums"][name]:
+        raise ValueError(f"the checkpoint is damaged: {name} has another checksum.")
+
+
+def open_params(workdir: epath.PathLike, step: int | None = None) -> StoredParams:
+  """Parameters of the newest readable checkpoint under `workdir`, or of `step`.
+
+  Raises:
+    ValueError: no checkpoint, or none that can be read.
+  """
+  return _read_newest(workdir, step, StoredParams)
 
 
 def checkpoints_directory(workdir: epath.PathLike) -> epath.Path:
