@@ -4,23 +4,26 @@ from typing import Any
 
 from mhmoe_jax.plan import parity
 from mhmoe_jax.train.config import RunConfig
+from mhmoe_jax.train.saved import StoredParams
 
 
 def write_card(
-  cfg: RunConfig, checkpoint: dict[str, Any], exported: dict[str, Any]
+  cfg: RunConfig, checkpoint: StoredParams, exported: dict[str, Any]
 ) -> str:
   """A model card in Markdown.
 
   Args:
     cfg: of the run.
-    checkpoint: what was saved with it: the loss, above all.
+    checkpoint: of the run.
     exported: the config.json beside the card.
   """
   kind = exported["model_type"]
   own, *rivals = parity.rivals(cfg)
-  loss = checkpoint["loss"]
-  measured = "not measured at this checkpoint" if loss is None else f"{loss:.4f} nats"
-  tokens = checkpoint["step"] * cfg.train.batch_size * cfg.data.sequence_length
+  loss = checkpoint.about["loss"]
+  measured = "not measured at this checkpoint"
+  if loss is not None:
+    measured = f"{loss:.4f} nats a token, on held-out text"
+  tokens = checkpoint.step * cfg.train.batch_size * cfg.data.sequence_length
   library = "mhmoe_jax" if kind == "mhmoe" else "transformers"
   use = (
     "mhmoe import --from THIS_FOLDER --workdir runs/imported\n"
@@ -47,8 +50,8 @@ Trained with mhmoe_jax; the layout of the files is that of `{kind}`.
 | work | {own.flops:,.0f} FLOPs a token, forward, at {cfg.data.sequence_length} tokens |
 | data | {_data(cfg)} |
 | vocabulary | {cfg.data.vocabulary} |
-| trained | {checkpoint["step"]:,} steps, up to {tokens:,} tokens |
-| loss | {measured} a token, on {"held-out text"} |
+| trained | {checkpoint.step:,} steps, up to {tokens:,} tokens |
+| loss | {measured} |
 
 {_conditions(exported)}
 

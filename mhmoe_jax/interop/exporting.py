@@ -63,7 +63,7 @@ def export_model(
   stored.check()
   about = _own_config(cfg, stored.about) if own else _their_config(cfg)
   about |= huggingface.export_vocabulary(cfg.data.vocabulary, out)
-  (folder / "README.md").write_text(card.write_card(cfg, stored.about, about))
+  (folder / "README.md").write_text(card.write_card(cfg, stored, about))
   # Last: a folder without it was not finished.
   (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
   return files

@@ -138,7 +138,7 @@ class Checkpoints:
     while self._damaged:
       self._manager.delete(self._damaged.pop())
     self._retention.losses[step] = about["loss"]
-    arrays = ocp.args.PyTreeSave(state, jax.tree.map(lambda _: _PIECE, state))
+    arrays = ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state))
     items = ocp.args.Composite(state=arrays, run=run)
     self._manager.save(step, args=items, force=True)  # Orbax has no say in when.
 
@@ -189,9 +189,10 @@ class Checkpoints:
     self._manager.close()
 
 
-# Arrays are stored in pieces of this size, along their layers, so that a reader who
-# wants one layer need not read all.
-_PIECE = ocp.SaveArgs(chunk_byte_size=2**27, shard_axes=(0,))
+def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
+  """How to store an array: large ones by layers, so that one can be read alone."""
+  is_stacked = x.ndim > 2 and x.nbytes > 2**20
+  return ocp.SaveArgs(chunk_byte_size=2**27, shard_axes=(0,) if is_stacked else ())
 
 
 @dataclasses.dataclass

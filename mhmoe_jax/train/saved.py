@@ -83,6 +83,7 @@ class StoredParams:
     directory: of the checkpoint.
 
   Attributes:
+    step: of the checkpoint.
     about: what was saved besides arrays and places.
 
   Raises:
@@ -90,7 +91,8 @@ class StoredParams:
   """
 
   def __init__(self, directory: epath.Path):
-    self.about, self._state = read_about(directory), directory / "state"
+    self.step, self._state = int(directory.name), directory / "state"
+    self.about = read_about(directory)
     self._sums: dict[str, int] = {}
 
     def check() -> None:
