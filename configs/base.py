@@ -22,16 +22,25 @@ def get_config() -> ConfigDict:
   model.ffn = "mhmoe"  # "dense", "smoe" (one head, no linear layers) or "mhmoe"
   model.ffn_dim = 512  # hidden width of the dense FFNs
   model.moe_every = 2  # every n-th block has the MoE layer, the others are dense
-  model.activation = "gelu"  # "gelu", two matrices, or "swiglu", three
+  # "gelu", with the error function, or "gelu_tanh", its approximation: two matrices;
+  # "swiglu": three.
+  model.activation = "gelu"
   model.use_bias = False
+  model.gate_bias = True  # under use_bias, SwiGLU's gate has a bias, too
   model.norm = "rmsnorm"  # or "layernorm"
-  model.norm_epsilon = 0.0  # 0: 1e-6 of "rmsnorm", 1e-5 of "layernorm"
+  model.norm_epsilon = 1e-6  # what norms add to the variance
   model.sub_ln = False  # Magneto's norms inside attention and FFNs
+  model.ffn_norm = model.get_oneway_ref("norm")  # the one inside FFNs
+  model.ffn_norm_epsilon = model.get_oneway_ref("norm_epsilon")
+  # How biases and the router's linear map start: "torch", uniform as in `nn.Linear`, or
+  # "flax", zeros and lecun_normal. Other matrices start as in the papers' code.
+  model.init = "flax"
   model.bitnet = False  # ternary weights, 8-bit activations (2402.17764)
   model.rope_theta = 10_000.0  # base of the rotary positions
   model.scale_embeddings = True  # times sqrt(embed_dim)
   model.tie_embeddings = True
-  model.dropout = 0.0
+  model.dropout = 0.0  # of the embeddings, and of what attention and FFNs return
+  model.moe_dropout = model.get_oneway_ref("dropout")  # of what MoE layers return
   model.dtype = "float32"  # of activations; "bfloat16" on accelerators
   model.remat = False  # recompute blocks in the backward pass, for memory
   model.scan_unroll = (
@@ -49,11 +58,18 @@ def get_config() -> ConfigDict:
   moe.shared_dim = 0  # hidden width of the expert that every token uses; 0: none
   moe.activation = model.get_ref("activation")
   moe.use_bias = model.get_ref("use_bias")
+  moe.gate_bias = model.get_ref("gate_bias")
+  moe.linear_bias = False  # in head and merge layer, even without use_bias
   moe.sub_ln = model.get_ref("sub_ln")
+  moe.ffn_norm = model.get_ref("ffn_norm")
+  moe.ffn_norm_epsilon = model.get_ref("ffn_norm_epsilon")
   moe.bitnet = model.get_ref("bitnet")
+  moe.init = model.get_ref("init")
+  moe.expert_dropout = 0.0  # of what each expert returns, before its weight
   moe.residual = False  # add the sub-token to its experts' sum, 2404.15045 Eq. 6
   moe.router = "linear"  # "linear" (Eq. 5), "cosine" (X-MoE), "projected" (torchscale)
   moe.router_dim = 16  # width of the cosine and projected routers
+  moe.router_norm = 1.5  # what the projected router's embeddings are kept at; 0: free
   moe.router_temperature = 0.3  # of the cosine router, at the start
   moe.renormalize = False  # make the weights of a sub-token's experts sum to 1
   # "sorted" (a ring over devices) and "ragged" (ragged all-to-all) drop nothing;

@@ -89,7 +89,10 @@ def macs(row):
   layer = cfg.layer
   x_BLD = jax.ShapeDtypeStruct((1, 1, cfg.embed_dim), cfg.dtype)
   shapes = jax.eval_shape(MultiHeadMoe(layer).init, jax.random.key(0), x_BLD)["params"]
-  sizes = {part: sum(x.size for x in jax.tree.leaves(p)) for part, p in shapes.items()}
+  sizes = {
+    part: sum(x.size for x in jax.tree.leaves(p) if x.ndim > 1)
+    for part, p in shapes.items()
+  }
   uses = sizes["experts"] * layer.num_heads * layer.top_k
   assert uses % layer.num_experts == 0
   others = sum(n for part, n in sizes.items() if part not in ("experts", "router"))
@@ -118,6 +121,32 @@ def test_paper2_ablations():
     assert macs(row) == SMOE + 2 * LINEAR
   assert macs("mhmoe_h2_bare") == SMOE - 2 * LINEAR
   assert macs("mhmoe_h2_head_only") == macs("mhmoe_h2_merge_only") == SMOE - LINEAR
+
+
+def test_paper2_has_biases_in_head_and_merge_layers_alone():
+  """As the released code, whose --no-bias does not reach them."""
+  found = count(redpajama, "mhmoe_h2").total
+  config = redpajama.get_config("mhmoe_h2")
+  config.model.moe.linear_bias = False
+  assert found - count_parameters(resolve(config).model).total == 6 * 2 * 768
+
+
+@pytest.mark.parametrize(
+  ("config", "activation"),
+  [(english.get_config(), "gelu"), (redpajama.get_config(), "swiglu")],
+)
+def test_what_the_papers_code_computes(config, activation):
+  """What changes no count: see the configs' headers."""
+  model = resolve(config).model
+  for table in (model, model.moe):
+    assert table.activation == activation
+    assert table.ffn_norm_epsilon == 1e-5
+    assert table.ffn_norm == model.norm
+    assert table.init == "torch"
+  assert model.norm_epsilon == 1e-5
+  if activation == "gelu":
+    assert (model.dropout, model.moe_dropout, model.moe.expert_dropout) == (0.1, 0, 0.1)
+    assert (model.moe.router, model.moe.router_norm) == ("projected", 1.5)
 
 
 def test_paper2_experts():

@@ -38,6 +38,8 @@ other reading is one assignment after `get_config`, or one flag:
   the digit at 2 heads). Other reading: moe.router_dim = 4.
 * Weights of a sub-token's two experts. Eq. 6 takes the softmax as it is; the logged
   runs made them sum to 1. Taken: the latter. Other reading: moe.renormalize = False.
+* Its embeddings are kept at a norm of 1.5, as the code does at each forward pass; it
+  sets how fast they turn. Other reading: moe.router_norm = 0.0, free.
 * Residual inside the layer. Eq. 6 has it, the code does not, and the authors have not
   answered which is right. Taken: none. Other reading: moe.residual = True.
 * Capacity. Not printed; the code gives an expert 2 * ceil(S / E) slots and drops the
@@ -47,9 +49,28 @@ other reading is one assignment after `get_config`, or one flag:
   taken is mhmoe_8 with parts left out or added and nothing given back. "X-MoE + MLP"
   and "MH-MoE w/o TS" have one perplexity to the digit, so they are one model here.
 
-Departures that have no parameters: rotary positions instead of XPOS, no scaling of some
-initial weights by sqrt(ln 24), bfloat16 instead of float16, no dropout inside
-attention.
+As in the code, and not printed: GELU with the error function (model.activation =
+"gelu_tanh" for its approximation), LayerNorm also inside FFNs, all with an epsilon of
+1e-5, and biases, the head layer's among them, and the router's projection start uniform
+in +-1 / sqrt(fan_in) (model.init = "flax": zeros, and lecun_normal). Dropout of 0.1 is
+on each expert's output, before its weight and the merge layer, and no more after that
+layer. Other reading: model.moe_dropout = 0.1, model.moe.expert_dropout = 0.0.
+
+Departures that have no parameters:
+
+* Rotary positions instead of XPOS, no scaling of some initial weights by sqrt(ln 24),
+  bfloat16 instead of float16, no dropout inside attention.
+* The logged runs keep a second expert only with probability min(1, 2 g2), which was 53
+  to 64 % of their tokens (`--moe-second-expert-policy random`); here both always serve.
+* Balance loss: the code has one per GPU and micro-batch, of first choices, and divides
+  by padding as well; here it is of all choices, over the batch (a part of it, under
+  train.accumulate_steps), without padding.
+* Padding: the code routes it and gives it slots; here it is not routed.
+* Under dispatch="capacity" slots are given in the order of positions, first and second
+  choices together, for each sequence, which costs first choices (9 to 16 % of them at
+  a factor of 1, where first choices first drops 0 to 3 %; all choices together, equally
+  many), and lets no token see later ones. The code gives them first choices first, over
+  the batch of a GPU.
 """
 
 from configs import base
@@ -111,7 +132,9 @@ def get_config(row: str = "mhmoe_8"):
   model.activation = "gelu"
   model.use_bias = True
   model.norm = "layernorm"
+  model.norm_epsilon = 1e-5
   model.sub_ln = True
+  model.init = "torch"
   model.tie_embeddings = True
   model.dtype = "bfloat16"
 
@@ -121,6 +144,7 @@ def get_config(row: str = "mhmoe_8"):
   moe.top_k = 2
   moe.router = "projected"
   moe.router_dim = 16
+  moe.router_norm = 1.5
   moe.renormalize = True
   moe.capacity_factor = 1.0
   moe.eval_capacity_factor = 1.0
@@ -146,6 +170,8 @@ def get_config(row: str = "mhmoe_8"):
 def _train(config, recipe: str) -> None:
   # Both: Adam, 0.01 for the balance loss. Weight decay is on matrices only here.
   config.model.dropout = 0.1
+  config.model.moe_dropout = 0.0  # but inside, on what each expert returns:
+  config.model.moe.expert_dropout = 0.1
   config.objective.balance_weight = 0.01
   optimizer, train = config.optimizer, config.train
   optimizer.schedule = "linear"

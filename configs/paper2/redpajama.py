@@ -27,6 +27,11 @@ what it says differently from the released code (scripts of November 2024):
   paper's): moe.residual = True.
 * Router: a bias-free linear layer, weights not renormalised, as the released script
   runs it. Other reading (the first paper's): moe.router = "projected".
+* Biases: none, but in head and merge layers, where the code keeps them under its
+  --no-bias. They start as `nn.Linear` does, as the router does. Other reading (the
+  analysis of section 2): moe.linear_bias = False.
+* Norms add 1e-5 to the mean square, as the code does. There is no sub-LN; with
+  model.sub_ln = True it is RMSNorm, too, as in the code.
 * BitNet b1.58: ternary weights and 8-bit inputs in attention projections, FFNs and
   experts. Embeddings and router are not rounded, nor the head and merge layers, which
   the code keeps plain in BitNet mode. No norms are added: "everything else unchanged".
@@ -38,7 +43,10 @@ what it says differently from the released code (scripts of November 2024):
   depends on it.
 
 Departures: embeddings are scaled by sqrt(d) as in the first paper, bfloat16 instead of
-float16.
+float16. The balance loss is of all choices, without padding, over the batch; the code's
+is of first choices, per GPU. Padding is not routed; the code routes it. Slots of
+dispatch="capacity" are given in the order of positions for each sequence, the code's
+first choices first over the batch of a GPU, where later tokens push out earlier ones.
 """
 
 from configs import base
@@ -112,10 +120,13 @@ def get_config(row: str = "mhmoe_h2"):
   model.activation = "swiglu"
   model.use_bias = False
   model.norm = "rmsnorm"
+  model.norm_epsilon = 1e-5
+  model.init = "torch"
   model.tie_embeddings = True
   model.dtype = "bfloat16"
   model.bitnet = row.endswith("_bitnet")
 
+  moe.linear_bias = True
   moe.router = "linear"
   moe.renormalize = False
   moe.capacity_factor = 1.0

@@ -40,7 +40,9 @@ BALANCE = (0.0, 0.001, 0.1)  # 0.01 is mhmoe_8
 # What a row is trained as: rows of one kind share a learning rate.
 KINDS = ("dense", "smoe", "xmoe", "fine", "mhmoe", "mhmoe_flops")
 
-_PLAIN = {"activation": "gelu", "use_bias": False}
+# The results were made with GELU's tanh approximation, then the only one, and with
+# router embeddings of free length.
+_PLAIN = {"activation": "gelu_tanh", "use_bias": False}
 
 
 def _xmoe(n: int) -> dict:
@@ -126,6 +128,7 @@ def get_config(row: str = "mhmoe_8"):
   moe.top_k = 2
   moe.router = "projected"
   moe.router_dim = 16
+  moe.router_norm = 0.0
   moe.renormalize = True
   model.ffn, changes = ROWS[row]
   moe.update(changes)

@@ -234,30 +234,36 @@ def choose_family(config: TransformerConfig) -> str:
   return kind
 
 
-# What a model computes does not depend on these, or `export_pieces` sees to them.
-_FREE = {"dropout", "dtype", "remat", "scan_unroll", "moe", "num_attention_heads"}
-_FREE |= {"num_kv_heads", "head_dim", "tie_embeddings", "scale_embeddings"}
-_FREE_MOE = {"backend", "capacity_factor", "eval_capacity_factor", "router_dim"}
-_FREE_MOE |= {"router_temperature", "use_head_layer", "use_merge_layer"}
+# What a model computes does not depend on these: they are of training or of machines,
+# or say again what is said otherwise, or `export_pieces` sees to them.
+_FREE = {"dropout", "moe_dropout", "init", "dtype", "remat", "scan_unroll", "moe"}
+_FREE |= {"num_attention_heads", "num_kv_heads", "head_dim"}
+_FREE |= {"tie_embeddings", "scale_embeddings"}
+_FREE_MOE = {"expert_dropout", "init", "backend", "capacity_factor", "router_norm"}
+_FREE_MOE |= {"eval_capacity_factor", "router_dim", "router_temperature"}
+_FREE_MOE |= {"linear_bias", "use_head_layer", "use_merge_layer"}  # without linear maps
+# And not on the latter without the former.
+_NEED = {"gate_bias": "use_bias", "ffn_norm": "sub_ln", "ffn_norm_epsilon": "sub_ln"}
 
 
 def _computes(config: TransformerConfig) -> dict[str, Any]:
   """What decides the function that a model of Hugging Face's kinds computes."""
-  table = dataclasses.asdict(config)
-  found = {name: x for name, x in table.items() if name not in _FREE}
-  found |= dict(zip(("heads", "kv_heads", "head_dim"), config.attention_shape))
-  if config.norm == "rmsnorm":
-    found["norm_epsilon"] = config.norm_epsilon or 1e-6
+  found = _without(dataclasses.asdict(config), _FREE)
+  found |= dict(
+    zip(("heads", "kv_heads", "head_dim"), config.attention_shape, strict=True)
+  )
   if config.ffn == "dense":
-    del found["moe_every"]
-    return found
-  if config.period == 1:
-    del found["ffn_dim"]
-  moe = dataclasses.asdict(config.layer)
-  moe = {f"moe.{name}": x for name, x in moe.items() if name not in _FREE_MOE}
+    return _without(found, {"moe_every"})
+  moe = _without(dataclasses.asdict(config.layer), _FREE_MOE)
   if config.layer.dispatch == "ragged":
-    moe["moe.dispatch"] = "sorted"
-  return found | moe
+    moe["dispatch"] = "sorted"
+  unused = {"ffn_dim"} if config.period == 1 else set()
+  return _without(found, unused) | {f"moe.{name}": x for name, x in moe.items()}
+
+
+def _without(table: dict[str, Any], free: set[str]) -> dict[str, Any]:
+  free = free | {name for name, needs in _NEED.items() if not table.get(needs, True)}
+  return {name: x for name, x in table.items() if name not in free}
 
 
 def _read_back(config: TransformerConfig, kind: str) -> TransformerConfig:
@@ -304,7 +310,7 @@ def _write(config: TransformerConfig, kind: str, length: int) -> dict[str, Any]:
     "num_key_value_heads": J,
     "hidden_act": "silu",
     "max_position_embeddings": length,
-    "rms_norm_eps": config.norm_epsilon or 1e-6,
+    "rms_norm_eps": config.norm_epsilon,
     # Transformers before and since its version 5.
     "rope_theta": config.rope_theta,
     "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},

@@ -12,7 +12,7 @@ import numpy as np
 from mhmoe_jax.data.huggingface import TOKENIZER_FILES
 from mhmoe_jax.interop import families, layout, runs, tensors
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.saved import fill_config
+from mhmoe_jax.train.saved import in_todays_words
 
 # What transformers itself leaves out of a model, or computes when it loads one.
 _IGNORED = ("rotary_emb.inv_freq",)
@@ -44,7 +44,7 @@ def import_model(source: str, config: ConfigDict, workdir: str) -> Imported:
   runs.check_new(workdir)
   kind = about.get("model_type")
   if kind == "mhmoe":
-    _set(config, {"model": fill_config(about["config"])["model"]})
+    _set(config, {"model": in_todays_words(about["config"])["model"]})
     cfg = resolve(config)
     pieces = layout.own_pieces(cfg.model)
   else:

@@ -25,7 +25,8 @@ from mhmoe_jax.train.saved import load_config, restore_params
 from mhmoe_jax.train.state import init_params
 
 # Of a model, what an upcycled one may have of its own.
-_OWN = {"ffn", "moe", "moe_every", "dropout", "dtype", "remat", "scan_unroll"}
+_OWN = {"ffn", "moe", "moe_every", "init", "dropout", "moe_dropout"}
+_OWN |= {"dtype", "remat", "scan_unroll"}
 
 
 def upcycle(workdir: str, config: ConfigDict, out: str) -> str:
@@ -132,8 +133,9 @@ def _check(dense: TransformerConfig, config: TransformerConfig) -> None:
         f"{field.name} must be that of the dense model, got {field.name}={ours!r} and "
         f"{theirs!r}."
       )
-  for name in ("activation", "use_bias", "sub_ln", "bitnet"):
-    _need(moe, name, getattr(dense, name), "is the dense model's")
+  for field in dataclasses.fields(dense.style):
+    if field.name != "init":
+      _need(moe, field.name, getattr(dense, field.name), "is the dense model's")
   if config.ffn == "smoe":
     _need(moe, "expert_dim", dense.ffn_dim, "is the dense model's ffn_dim")
     _need(moe, "shared_dim", 0, "of an upcycled smoe")

@@ -17,6 +17,7 @@ from mhmoe_jax.models.causal import attend
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.norm import Norm
 from mhmoe_jax.moe import bitnet
+from mhmoe_jax.moe.experts import bias_init
 from mhmoe_jax.sharding import constrain
 
 
@@ -84,8 +85,8 @@ class Attention(nn.Module):
       w_DAQ = weight(f"w_{name}_D{letter}Q", init, (D, heads, Q))
       y_BLAQ = jnp.einsum("BLD,DAQ->BLAQ", x_BLD, w_DAQ)
       if cfg.use_bias:
-        zeros = nn.initializers.zeros_init()
-        b_AQ = self.param(f"b_{name}_{letter}Q", zeros, (heads, Q))
+        init = bias_init(cfg.init, D)
+        b_AQ = self.param(f"b_{name}_{letter}Q", init, (heads, Q))
         y_BLAQ += b_AQ.astype(dtype)[None, None]
       return constrain(y_BLAQ, f"BL{letter}Q")
 

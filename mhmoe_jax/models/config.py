@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from mhmoe_jax.moe.config import ACTIVATIONS, MoeConfig
+from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig
 
 FFNS = ("dense", "smoe", "mhmoe")
-NORMS = ("rmsnorm", "layernorm")
 QK_NORMS = ("none", "head", "whole")
 DTYPES = ("float32", "bfloat16")
 
@@ -27,14 +26,19 @@ class TransformerConfig:
   moe: MoeConfig
   activation: str
   use_bias: bool
+  gate_bias: bool
   norm: str
   norm_epsilon: float
   sub_ln: bool
+  ffn_norm: str
+  ffn_norm_epsilon: float
+  init: str
   bitnet: bool
   rope_theta: float
   scale_embeddings: bool
   tie_embeddings: bool
   dropout: float
+  moe_dropout: float
   dtype: str
   remat: bool
   scan_unroll: int
@@ -55,7 +59,6 @@ class TransformerConfig:
         )
     for name, allowed in (
       ("ffn", FFNS),
-      ("activation", ACTIVATIONS),
       ("norm", NORMS),
       ("qk_norm", QK_NORMS),
       ("dtype", DTYPES),
@@ -82,12 +85,13 @@ class TransformerConfig:
         f"got num_kv_heads={self.num_kv_heads}, "
         f"num_attention_heads={self.num_attention_heads}."
       )
-    if not 0 <= self.norm_epsilon < 1:
-      raise ValueError(
-        f"norm_epsilon must be in [0, 1), got norm_epsilon={self.norm_epsilon}."
-      )
-    if not 0 <= self.dropout < 1:
-      raise ValueError(f"dropout must be in [0, 1), got dropout={self.dropout}.")
+    for name in ("dropout", "moe_dropout"):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {name}={getattr(self, name)}.")
+    for name in ("norm_epsilon", "ffn_norm_epsilon"):
+      if not getattr(self, name) > 0:
+        raise ValueError(f"{name} must be positive, got {name}={getattr(self, name)}.")
+    FfnStyle.of(self)
     if self.ffn == "mhmoe" and self.embed_dim % self.moe.num_heads:
       raise ValueError(
         f"num_heads must divide embed_dim, got num_heads={self.moe.num_heads}, "
@@ -111,6 +115,11 @@ class TransformerConfig:
     if self.ffn == "smoe":
       return dataclasses.replace(self.moe, num_heads=1, num_linear=0)
     return self.moe
+
+  @property
+  def style(self) -> FfnStyle:
+    """Of the dense FFNs."""
+    return FfnStyle.of(self)
 
   @property
   def period(self) -> int:

@@ -9,7 +9,7 @@ class Norm(nn.Module):
   """Normalises the last dimensions; `kind` is "rmsnorm" or "layernorm" (with a bias)."""
 
   kind: str
-  epsilon: float  # added to the mean square or variance; 0: by kind, 1e-6 or 1e-5
+  epsilon: float  # added to the mean square, or the variance
   letters: str = "D"  # of the normalised dimensions
 
   @nn.compact
@@ -21,8 +21,8 @@ class Norm(nn.Module):
     scale = self.param(f"scale_{self.letters}", nn.initializers.ones_init(), shape)
     if self.kind == "rmsnorm":
       mean_square = jnp.square(wide).mean(axis=last, keepdims=True)
-      wide *= jax.lax.rsqrt(mean_square + (self.epsilon or 1e-6))
+      wide *= jax.lax.rsqrt(mean_square + self.epsilon)
       return (wide * scale[row]).astype(x.dtype)
     bias = self.param(f"bias_{self.letters}", nn.initializers.zeros_init(), shape)
-    wide = jax.nn.standardize(wide, axis=last, epsilon=self.epsilon or 1e-5)
+    wide = jax.nn.standardize(wide, axis=last, epsilon=self.epsilon)
     return (wide * scale[row] + bias[row]).astype(x.dtype)

@@ -38,9 +38,9 @@ class Block(nn.Module):
     if self.use_moe:
       moe = MultiHeadMoe(cfg.layer, x_BLD.dtype, self.trace, name="moe")
       y_BLD, aux = moe(y_BLD, segments_BL > 0, deterministic=self.deterministic)
+      dropout = nn.Dropout(cfg.moe_dropout, deterministic=self.deterministic)
     else:
-      same = cfg.activation, cfg.use_bias, cfg.sub_ln, cfg.bitnet
-      y_BLD, aux = DenseFfn(cfg.ffn_dim, *same, name="ffn")(y_BLD), None
+      y_BLD, aux = DenseFfn(cfg.ffn_dim, cfg.style, name="ffn")(y_BLD), None
     return x_BLD + dropout(y_BLD), aux, cache
 
 

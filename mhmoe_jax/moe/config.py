@@ -2,10 +2,44 @@
 
 import dataclasses
 
-ACTIVATIONS = ("gelu", "swiglu")
+# GELU is x times the normal distribution function of x, or an approximation by tanh.
+ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
+NORMS = ("rmsnorm", "layernorm")
+# Biases and the router's linear map: as PyTorch's `nn.Linear` starts them and so the
+# papers' code, uniform in +-1 / sqrt(fan_in), or zeros and `lecun_normal`.
+INITS = ("flax", "torch")
 ROUTERS = ("linear", "cosine", "projected")
 DISPATCHES = ("sorted", "ragged", "capacity", "einsum")
 BACKENDS = ("auto", "fused", "ragged", "blocks")
+
+
+@dataclasses.dataclass(frozen=True)
+class FfnStyle:
+  """What the FFNs of a model have in common; `MoeConfig` says what each field is."""
+
+  activation: str
+  use_bias: bool
+  gate_bias: bool
+  sub_ln: bool
+  ffn_norm: str
+  ffn_norm_epsilon: float
+  bitnet: bool
+  init: str
+
+  @classmethod
+  def of(cls, config) -> "FfnStyle":
+    """Out of a config that has these fields among others, checked."""
+    for name, allowed in (
+      ("activation", ACTIVATIONS),
+      ("ffn_norm", NORMS),
+      ("init", INITS),
+    ):
+      if getattr(config, name) not in allowed:
+        raise ValueError(
+          f"{name} must be one of {', '.join(allowed)}, "
+          f"got {name}={getattr(config, name)!r}."
+        )
+    return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(cls)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +54,15 @@ class MoeConfig:
   expert_dim: int  # F, hidden width of an expert
   top_k: int = 2  # K, experts per sub-token
   num_linear: int = 1  # layers n of the head and the merge layer each; 0 is identity
-  activation: str = "gelu"  # "gelu", two matrices, or "swiglu", three
+  activation: str = "gelu"  # or "gelu_tanh", two matrices, or "swiglu", three
   use_bias: bool = True  # in head layer, merge layer and experts
-  sub_ln: bool = False  # LayerNorm on the experts' hidden activations (Magneto)
+  gate_bias: bool = True  # under use_bias: SwiGLU's gate has one, too
+  linear_bias: bool = False  # in head and merge layer even without use_bias
+  sub_ln: bool = False  # a norm on the experts' hidden activations (Magneto)
+  ffn_norm: str = "layernorm"  # its kind, or "rmsnorm"
+  ffn_norm_epsilon: float = 1e-5  # what it adds to the variance
+  init: str = "flax"  # of biases and the router's linear map, or "torch": as nn.Linear
+  expert_dropout: float = 0.0  # of each expert's output, before its weight, in training
   use_head_layer: bool = True  # False: only the merge layer, 2411.16205 Table 5
   use_merge_layer: bool = True  # False: only the head layer
   shared_dim: int = 0  # hidden width of the expert that every token uses; 0: none
@@ -30,6 +70,7 @@ class MoeConfig:
   residual: bool = False  # add the sub-token to the experts' sum, 2404.15045 Eq. 6
   router: str = "linear"  # "linear" (Eq. 5), "cosine" (X-MoE) or "projected"
   router_dim: int = 16  # R, width of the cosine and projected routers
+  router_norm: float = 1.5  # of the projected router's embeddings, kept; 0: free
   router_temperature: float = 0.3  # initial temperature of the cosine router
   renormalize: bool = False  # make the K weights of a sub-token sum to 1
   dispatch: str = "sorted"  # or "ragged", which drop nothing; "capacity", "einsum"
@@ -53,11 +94,24 @@ class MoeConfig:
         f"top_k must be at most num_experts, got top_k={self.top_k}, "
         f"num_experts={self.num_experts}."
       )
-    for name in ("capacity_factor", "eval_capacity_factor", "router_temperature"):
+    for name in (
+      "capacity_factor",
+      "eval_capacity_factor",
+      "router_temperature",
+      "ffn_norm_epsilon",
+    ):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {name}={getattr(self, name)}.")
+    if not 0 <= self.expert_dropout < 1:
+      raise ValueError(
+        f"expert_dropout must be in [0, 1), got expert_dropout={self.expert_dropout}."
+      )
+    if self.router_norm < 0:
+      raise ValueError(
+        f"router_norm must be at least 0, got router_norm={self.router_norm}."
+      )
+    FfnStyle.of(self)
     for name, allowed in (
-      ("activation", ACTIVATIONS),
       ("router", ROUTERS),
       ("dispatch", DISPATCHES),
       ("backend", BACKENDS),
@@ -67,3 +121,8 @@ class MoeConfig:
           f"{name} must be one of {', '.join(allowed)}, "
           f"got {name}={getattr(self, name)!r}."
         )
+
+  @property
+  def style(self) -> FfnStyle:
+    """Of the experts, and of the one that every token uses."""
+    return FfnStyle.of(self)

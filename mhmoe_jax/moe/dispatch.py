@@ -75,6 +75,15 @@ def from_experts(y_EGCM: jax.Array, slots: Slots) -> jax.Array:
   return y_GSM.astype(y_EGCM.dtype)
 
 
+def seeds_to_experts(seeds_GSK: jax.Array, routing: Routing, slots: Slots) -> jax.Array:
+  """The seeds of the choices in the slots, see `dropout.draw_seeds`, (E, G, C)."""
+  E, dtype = slots.mask_GSEC.shape[2], seeds_GSK.dtype
+  choice_GSKE = jax.nn.one_hot(routing.experts_GSK, E, dtype=dtype)
+  seed_GSE = (choice_GSKE * seeds_GSK[..., None]).sum(axis=2, dtype=dtype)
+  seeds_GSEC = slots.mask_GSEC * seed_GSE[..., None]
+  return seeds_GSEC.sum(axis=1, dtype=dtype).swapaxes(0, 1)
+
+
 class SortedRows(NamedTuple):
   """The S * K choices of a flat list of sub-tokens, in order of their expert."""
 
@@ -133,6 +142,12 @@ def from_rows(y_TM: jax.Array, rows: SortedRows) -> jax.Array:
 def weights_to_rows(weights_SK: jax.Array, rows: SortedRows) -> jax.Array:
   """The router's weights of the rows' choices, (T,)."""
   return weights_SK.T.reshape(-1)[rows.order_T]
+
+
+def seeds_to_rows(seeds_GSK: jax.Array, rows: SortedRows) -> jax.Array:
+  """The seeds of the rows' choices, (T,)."""
+  K = seeds_GSK.shape[-1]
+  return seeds_GSK.reshape(-1, K).T.reshape(-1)[rows.order_T]
 
 
 to_rows.defvjp(
@@ -200,6 +215,17 @@ def from_slots(
     "GSKM,GSK->GSM", y_GSKM, weights_GSK, preferred_element_type=jnp.float32
   )
   return y_GSM.astype(y_EGCM.dtype)
+
+
+def seeds_to_slots(seeds_GSK: jax.Array, slots: SortedSlots) -> jax.Array:
+  """As `seeds_to_experts`."""
+  G, E, C = slots.source_GEC.shape
+
+  def one_group(seeds_SK, slot_SK):
+    return jnp.zeros(E * C, seeds_SK.dtype).at[slot_SK].set(seeds_SK, mode="drop")
+
+  seeds_GT = jax.vmap(one_group)(seeds_GSK, slots.slot_GSK)
+  return seeds_GT.reshape(G, E, C).swapaxes(0, 1)
 
 
 def _take_or_zero(x_TM: jax.Array, places: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
 """The parameters of FFNs: one alone, and many experts with every matrix stacked.
 
-Initialised as the authors' code does, with PyTorch's default of `nn.Linear`: uniform in
-+-1 / sqrt(fan_in). `batch_axis=(0,)` keeps the expert axis out of the fan.
-`ffn.expert_ffn` says what an FFN computes.
+Matrices start as PyTorch's `nn.Linear` does, and so the authors' code: uniform in
++-1 / sqrt(fan_in), where one expert is the fan. Biases start so as well with
+`init="torch"`, and at zero with "flax". `ffn.expert_ffn` says what an FFN computes.
 """
 
 from flax import linen as nn
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from mhmoe_jax.moe import bitnet
-from mhmoe_jax.moe.config import MoeConfig
-from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
+from mhmoe_jax.moe.config import FfnStyle, MoeConfig
+from mhmoe_jax.moe.ffn import ExpertWeights, Formula, expert_ffn
 from mhmoe_jax.sharding import constrain
 
 
@@ -25,21 +25,9 @@ class ExpertFfn(nn.Module):
   def __call__(self, width: int) -> ExpertWeights:
     """The weights in `dtype`, for sub-tokens of `width` M."""
     cfg = self.config
-    E, M, F = cfg.num_experts, width, cfg.expert_dim
-    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
-    zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
-    gated = cfg.activation == "swiglu"
-    weights = ExpertWeights(
-      w_in_EMF=self.param("w_in_EMF", init, (E, M, F)),
-      w_out_EFM=self.param("w_out_EFM", init, (E, F, M)),
-      w_gate_EMF=self.param("w_gate_EMF", init, (E, M, F)) if gated else None,
-      b_in_EF=self.param("b_in_EF", zeros, (E, F)) if cfg.use_bias else None,
-      b_out_EM=self.param("b_out_EM", zeros, (E, M)) if cfg.use_bias else None,
-      norm_scale_EF=self.param("norm_scale_EF", ones, (E, F)) if cfg.sub_ln else None,
-      norm_bias_EF=self.param("norm_bias_EF", zeros, (E, F)) if cfg.sub_ln else None,
-    )
+    weights = _create(self, cfg.style, width, cfg.expert_dim, cfg.num_experts)
     if cfg.bitnet:
-      weights = _quantize(weights, jnp.full(E, bitnet.LEVELS))
+      weights = _quantize(weights, jnp.full(cfg.num_experts, bitnet.LEVELS))
     return jax.tree.map(lambda w: w.astype(self.dtype), weights)
 
 
@@ -48,35 +36,68 @@ class DenseFfn(nn.Module):
 
   Attributes:
     dim: F, its hidden width.
-    activation, use_bias, sub_ln, bitnet: as in `MoeConfig`.
+    style: see `FfnStyle`.
   """
 
   dim: int
-  activation: str
-  use_bias: bool
-  sub_ln: bool
-  bitnet: bool
+  style: FfnStyle
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
-    D, F = x_BLD.shape[-1], self.dim
-    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
-    gated = self.activation == "swiglu"
-    weights = ExpertWeights(
-      w_in_EMF=self.param("w_in_DF", init, (D, F)),
-      w_out_EFM=self.param("w_out_FD", init, (F, D)),
-      w_gate_EMF=self.param("w_gate_DF", init, (D, F)) if gated else None,
-      b_in_EF=self.param("b_in_F", zeros, (F,)) if self.use_bias else None,
-      b_out_EM=self.param("b_out_D", zeros, (D,)) if self.use_bias else None,
-      norm_scale_EF=self.param("norm_scale_F", ones, (F,)) if self.sub_ln else None,
-      norm_bias_EF=self.param("norm_bias_F", zeros, (F,)) if self.sub_ln else None,
-    )
-    if self.bitnet:
+    D = x_BLD.shape[-1]
+    weights = _create(self, self.style, D, self.dim)
+    if self.style.bitnet:
       weights = _quantize(weights, jnp.float32(bitnet.LEVELS))
     weights = jax.tree.map(lambda w: w.astype(x_BLD.dtype), weights)
     y_RD = expert_ffn(weights, x_BLD.reshape(-1, D))
     return constrain(y_RD.reshape(x_BLD.shape), "BLD")
+
+
+def bias_init(init: str, fan_in: int) -> nn.initializers.Initializer:
+  """Of the bias of a linear layer with `fan_in` inputs, see `config.INITS`."""
+  if init == "flax":
+    return nn.initializers.zeros_init()
+  bound = fan_in**-0.5
+
+  def uniform(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return uniform
+
+
+def _create(
+  module: nn.Module, style: FfnStyle, width: int, hidden: int, *stack: int
+) -> ExpertWeights:
+  """Parameters of `module`: of one FFN, or with `stack` = E of as many experts."""
+  e, m = ("E", "M") if stack else ("", "D")
+  matrix = nn.initializers.variance_scaling(
+    1 / 3, "fan_in", "uniform", batch_axis=tuple(range(len(stack)))
+  )
+  from_width, from_hidden = (bias_init(style.init, n) for n in (width, hidden))
+  zeros, ones = nn.initializers.zeros_init(), nn.initializers.ones_init()
+  gated = style.activation == "swiglu"
+  centred = style.sub_ln and style.ffn_norm == "layernorm"
+
+  def param(name, init, *shape, wanted=True):
+    return module.param(name, init, (*stack, *shape)) if wanted else None
+
+  # In this order, which the draws of the initial values follow.
+  return ExpertWeights(
+    w_in_EMF=param(f"w_in_{e}{m}F", matrix, width, hidden),
+    w_out_EFM=param(f"w_out_{e}F{m}", matrix, hidden, width),
+    w_gate_EMF=param(f"w_gate_{e}{m}F", matrix, width, hidden, wanted=gated),
+    b_in_EF=param(f"b_in_{e}F", from_width, hidden, wanted=style.use_bias),
+    b_out_EM=param(f"b_out_{e}{m}", from_hidden, width, wanted=style.use_bias),
+    norm_scale_EF=param(f"norm_scale_{e}F", ones, hidden, wanted=style.sub_ln),
+    norm_bias_EF=param(f"norm_bias_{e}F", zeros, hidden, wanted=centred),
+    b_gate_EF=param(
+      f"b_gate_{e}F",
+      from_width,
+      hidden,
+      wanted=gated and style.use_bias and style.gate_bias,
+    ),
+    formula=Formula(style.activation == "gelu_tanh", style.ffn_norm_epsilon),
+  )
 
 
 def _quantize(weights: ExpertWeights, levels: jax.Array) -> ExpertWeights:

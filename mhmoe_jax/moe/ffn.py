@@ -1,12 +1,23 @@
 """One expert: the definition that every grouped backend equals, and its gradients."""
 
 from collections.abc import Callable
+import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mhmoe_jax.moe.bitnet import eight_bit
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Formula:
+  """What weights cannot say about an FFN. It travels with them, but is no array."""
+
+  tanh: bool = False  # GELU is its tanh approximation
+  norm_epsilon: float = 1e-5  # of sub-LN
 
 
 class ExpertWeights(NamedTuple):
@@ -18,8 +29,10 @@ class ExpertWeights(NamedTuple):
   b_in_EF: jax.Array | None = None
   b_out_EM: jax.Array | None = None
   norm_scale_EF: jax.Array | None = None  # sub-LN on the hidden activations
-  norm_bias_EF: jax.Array | None = None
+  norm_bias_EF: jax.Array | None = None  # None under a norm_scale: RMSNorm
   levels_E: jax.Array | None = None  # BitNet: the rows round to so many steps a side
+  b_gate_EF: jax.Array | None = None  # beside w_gate_EMF
+  formula: Formula = Formula()
 
 
 def expert_ffn(weights: ExpertWeights, x_RM: jax.Array) -> jax.Array:
@@ -55,11 +68,10 @@ def apply_ffn(
     x_RM = eight_bit(x_RM, levels)
   gate = weights.w_gate_EMF
   h_RF = activate(
+    weights.formula,
     dot(x_RM, weights.w_in_EMF),
     None if gate is None else dot(x_RM, gate),
-    per_row(weights.b_in_EF),
-    per_row(weights.norm_scale_EF),
-    per_row(weights.norm_bias_EF),
+    *(per_row(vector) for vector in _hidden_vectors(weights)),
   )
   if levels is not None:
     h_RF = eight_bit(h_RF, levels)
@@ -68,9 +80,11 @@ def apply_ffn(
 
 
 def activate(
+  formula: Formula,
   a_RF: jax.Array,
   gate_RF: jax.Array | None,
   b_in_RF: jax.Array | None,
+  b_gate_RF: jax.Array | None,
   norm_scale_RF: jax.Array | None,
   norm_bias_RF: jax.Array | None,
 ) -> jax.Array:
@@ -81,17 +95,37 @@ def activate(
   dtype = a_RF.dtype
   if b_in_RF is not None:
     a_RF += b_in_RF
-  h_RF = jax.nn.gelu(a_RF) if gate_RF is None else jax.nn.silu(gate_RF) * a_RF
-  if norm_scale_RF is not None:
-    h_RF = jax.nn.standardize(h_RF.astype(jnp.float32), epsilon=1e-5)
-    h_RF = (h_RF * norm_scale_RF + norm_bias_RF).astype(dtype)
-  return h_RF
+  if b_gate_RF is not None:
+    gate_RF += b_gate_RF
+  if gate_RF is not None:
+    h_RF = jax.nn.silu(gate_RF) * a_RF
+  else:
+    h_RF = jax.nn.gelu(a_RF) if formula.tanh else gelu(a_RF)
+  if norm_scale_RF is None:
+    return h_RF
+  h_RF, epsilon = h_RF.astype(jnp.float32), formula.norm_epsilon
+  if norm_bias_RF is not None:
+    h_RF = jax.nn.standardize(h_RF, epsilon=epsilon) * norm_scale_RF + norm_bias_RF
+  else:
+    mean_square = jnp.square(h_RF).mean(axis=-1, keepdims=True)
+    h_RF = h_RF * jax.lax.rsqrt(mean_square + epsilon) * norm_scale_RF
+  return h_RF.astype(dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """x times the normal distribution function of x, in the dtype of `x` (1606.08415).
+
+  PyTorch's formula and default, and the papers'. `jax.nn.gelu(approximate=False)` is
+  made of erfc, which kernels for TPUs cannot have.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return (wide * 0.5 * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def expert_ffn_float32(weights: ExpertWeights, x_RM: jax.Array) -> jax.Array:
   """`expert_ffn` with float32 between its products, as kernels compute it."""
   products, small = _float32_inputs(weights, x_RM)
-  h_RF = activate(*products, *small)
+  h_RF = activate(weights.formula, *products, *small)
   y_RM = _dot(h_RF.astype(x_RM.dtype), weights.w_out_EFM, 1, 0)
   return y_RM if weights.b_out_EM is None else y_RM + _row(weights.b_out_EM)
 
@@ -118,14 +152,15 @@ def expert_ffn_gradients(
   dtype = x_RM.dtype
   b_out_1M = _row(weights.b_out_EM)
   products, small = _float32_inputs(weights, x_RM)
-  h_RF, vjp = jax.vjp(activate, *products, *small)
+  h_RF, vjp = jax.vjp(functools.partial(activate, weights.formula), *products, *small)
 
   dh_RF = _dot(dy_RM, weights.w_out_EFM, 1, 1)
   dscale_R1 = (dh_RF * h_RF).sum(axis=1, keepdims=True)
   if b_out_1M is not None:
     dscale_R1 += (dy_RM * b_out_1M).sum(axis=1, keepdims=True)
   dy_RM = (dy_RM * scale_R1).astype(dtype)
-  da_RF, dgate_RF, db_in_1F, dnorm_scale_1F, dnorm_bias_1F = vjp(dh_RF * scale_R1)
+  da_RF, dgate_RF, *dsmall = vjp(dh_RF * scale_R1)
+  db_in_1F, db_gate_1F, dnorm_scale_1F, dnorm_bias_1F = dsmall
   da_RF = da_RF.astype(dtype)
   dx_RM, dw_gate_EMF = _dot(da_RF, weights.w_in_EMF, 1, 1), None
   if dgate_RF is not None:
@@ -142,6 +177,8 @@ def expert_ffn_gradients(
     else dy_RM.astype(jnp.float32).sum(axis=0, keepdims=True),
     norm_scale_EF=dnorm_scale_1F,
     norm_bias_EF=dnorm_bias_1F,
+    b_gate_EF=db_gate_1F,
+    formula=weights.formula,
   )
   return dweights, dx_RM, dscale_R1
 
@@ -165,10 +202,13 @@ def _row(b):
 
 
 def _float32_inputs(weights: ExpertWeights, x_RM):
-  """What `activate` takes: two products, three vectors."""
+  """What `activate` takes: two products, four vectors."""
   gate = weights.w_gate_EMF
   products = _dot(x_RM, weights.w_in_EMF, 1, 0), gate
   if gate is not None:
     products = products[0], _dot(x_RM, gate, 1, 0)
-  small = (weights.b_in_EF, weights.norm_scale_EF, weights.norm_bias_EF)
-  return products, [_row(b) for b in small]
+  return products, [_row(vector) for vector in _hidden_vectors(weights)]
+
+
+def _hidden_vectors(w: ExpertWeights):
+  return w.b_in_EF, w.b_gate_EF, w.norm_scale_EF, w.norm_bias_EF

@@ -244,9 +244,8 @@ def _call(
     return pl.BlockSpec(shape, lambda *args: tuple(place(*args)))
 
   weight_specs = [
-    weight_spec(name.rsplit("_", 1)[1])
-    for name, w in weights._asdict().items()
-    if w is not None
+    weight_spec(path[0].name.rsplit("_", 1)[1])
+    for path, _ in jax.tree_util.tree_leaves_with_path(weights)
   ]
   row_specs = [
     pl.BlockSpec((cut.tile, M), lambda c, i, expert, tile, *_: (tile[i], 0)),

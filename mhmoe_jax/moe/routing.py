@@ -45,13 +45,26 @@ def cosine_logits(
 
 
 def projected_logits(
-  x_GSM: jax.Array, w_MR: jax.Array, embed_ER: jax.Array
+  x_GSM: jax.Array, w_MR: jax.Array, embed_ER: jax.Array, norm: float = 0.0
 ) -> jax.Array:
   """As `cosine_logits`, but with only the experts' side normalised, no temperature.
 
   What torchscale and the authors' code compute where the papers say X-MoE: the
   normalisation of the sub-token is commented out there and no temperature is used.
+  They also rescale the embeddings themselves at each forward pass, to a norm of 1.5.
+  It does not change the logits, but how fast they turn: their gradient is of vectors
+  of this length. An optimizer's update makes them longer; `rescale` undoes that.
+
+  Args:
+    x_GSM: float32 sub-tokens.
+    w_MR: the projection.
+    embed_ER: expert embeddings.
+    norm: the length that they are taken at; 0: their own.
   """
+  if norm:
+    # The gradient is that of the rescaled embeddings, as when they are overwritten.
+    change_ER = rescale(embed_ER, norm) - embed_ER
+    embed_ER = embed_ER + jax.lax.stop_gradient(change_ER)
   x_GSR = jnp.einsum("GSM,MR->GSR", x_GSM, w_MR, preferred_element_type=jnp.float32)
   return jnp.einsum("GSR,ER->GSE", x_GSR, _unit(embed_ER))
 
@@ -108,6 +121,11 @@ def _pick(probs_GSE: jax.Array, experts_GSK: jax.Array) -> jax.Array:
     for k in range(experts_GSK.shape[-1])
   ]
   return jnp.stack(picked, axis=-1)
+
+
+def rescale(embed_ER: jax.Array, norm: float) -> jax.Array:
+  """Embeddings of the same directions and the length `norm`."""
+  return norm * _unit(embed_ER)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from mhmoe_jax.moe import dispatch
+from mhmoe_jax.moe.dropout import drop
 from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.moe.ragged import dense_traffic, exchange
@@ -45,6 +46,8 @@ def apply_experts(
   method: str,
   capacity_factor: float,
   backend: str = "auto",
+  dropout: float = 0.0,
+  seeds_GSK: jax.Array | None = None,
 ) -> tuple[jax.Array, Delivery]:
   """Every sub-token through its experts, weighted and summed.
 
@@ -55,6 +58,8 @@ def apply_experts(
     method: one of `config.DISPATCHES`.
     capacity_factor: of "einsum" and "capacity", see `dispatch.expert_capacity`.
     backend: of "sorted" and "ragged", see `grouped.grouped_ffn`.
+    dropout: rate of each expert's output, if there are seeds.
+    seeds_GSK: see `dropout.draw_seeds`.
 
   Returns:
     (G, S, M), and the counts.
@@ -76,7 +81,7 @@ def apply_experts(
 
   spread = on_mesh and mesh.shape["expert"] > 1
   if method == "einsum":
-    return _einsum(x_GSM, route, weights, capacity)
+    return _einsum(x_GSM, route, weights, capacity, dropout, seeds_GSK)
   if method == "capacity":
     run = functools.partial(_capacity, capacity=capacity, spread=spread)
   elif spread:
@@ -84,19 +89,21 @@ def apply_experts(
     run = functools.partial(run, backend=backend)
   else:
     run = functools.partial(_local, backend=backend)
+  run = functools.partial(run, dropout=dropout)
+  inputs = x_GSM, route.experts_GSK, route.weights_GSK, seeds_GSK, weights
   if not on_mesh:
-    return run(x_GSM, route.experts_GSK, route.weights_GSK, weights)
+    return run(*inputs)
 
   groups = PartitionSpec(BATCH_AXES)
   return jax.shard_map(
     functools.partial(_on_device, run, split_hidden=hidden is not None),
-    in_specs=(groups, groups, groups, _weight_specs(weights, hidden)),
+    in_specs=(groups, groups, groups, groups, _weight_specs(weights, hidden)),
     out_specs=(groups, Delivery(PartitionSpec(), PartitionSpec(), groups)),
     # The block loop has a VJP of its own, whose loop carries start as zeros that vary
     # over no axis. Without the check, gradients of what is copied over an axis are
     # summed at the border of the shard_map, which is what is wanted here.
     check_vma=False,
-  )(x_GSM, route.experts_GSK, route.weights_GSK, weights)
+  )(*inputs)
 
 
 def _check_divisible(mesh, num_groups, weights, hidden) -> None:
@@ -123,31 +130,36 @@ def _weight_specs(weights: ExpertWeights, hidden: str | None) -> ExpertWeights:
     norm_scale_EF=middle,
     norm_bias_EF=middle,
     levels_E=PartitionSpec("expert"),
+    b_gate_EF=middle,
+    formula=weights.formula,
   )
   return ExpertWeights(
     *(None if w is None else s for w, s in zip(weights, specs, strict=True))
   )
 
 
-def _on_device(run, x_GSM, experts_GSK, weights_GSK, weights, *, split_hidden: bool):
+def _on_device(run, *inputs, split_hidden: bool):
+  *inputs, weights = inputs
   if split_hidden and weights.b_out_EM is not None:
     # Each device along `model` adds a part of the sum; one of them adds the bias.
     once = jax.lax.axis_index("model") == 0
     weights = weights._replace(b_out_EM=jnp.where(once, weights.b_out_EM, 0))
-  y_GSM, delivery = run(x_GSM, experts_GSK, weights_GSK, weights)
+  y_GSM, delivery = run(*inputs, weights)
   if split_hidden:
     y_GSM = jax.lax.psum(y_GSM, "model")
   sent, served = jax.lax.psum((delivery.sent, delivery.served), BATCH_AXES)
   return y_GSM, Delivery(sent, served, delivery.kept_GSK)
 
 
-def _einsum(x_GSM, route: Routing, weights, capacity: int):
+def _einsum(x_GSM, route: Routing, weights, capacity: int, dropout, seeds_GSK):
   slots = dispatch.assign_slots(route, capacity)
   # Slots are filled at home and then sent. With only the second constraint of each two,
   # GSPMD may gather the sub-tokens of all devices and fill the slots at the experts.
   x_EGCM = constrain(dispatch.to_experts(x_GSM, slots), "_BCM")
   y_EGCM = _apply_batched(weights, constrain(x_EGCM, "EGCM"))
   y_EGCM = constrain(constrain(y_EGCM, "EGCM"), "_BCM")
+  if seeds_GSK is not None:
+    y_EGCM = drop(y_EGCM, dispatch.seeds_to_experts(seeds_GSK, route, slots), dropout)
   delivery = Delivery(slots.kept_GSK.sum(), slots.mask_GSEC.sum(), slots.kept_GSK)
   return constrain(dispatch.from_experts(y_EGCM, slots), "BSM"), delivery
 
@@ -157,7 +169,9 @@ def _apply_batched(weights: ExpertWeights, x_EGCM: jax.Array) -> jax.Array:
   return jax.vmap(expert_ffn)(weights, x_EGCM.reshape(E, -1, M)).reshape(x_EGCM.shape)
 
 
-def _capacity(x_GSM, experts_GSK, weights_GSK, weights, *, capacity: int, spread: bool):
+def _capacity(
+  x_GSM, experts_GSK, weights_GSK, seeds_GSK, weights, *, capacity, spread, dropout
+):
   E = weights.w_in_EMF.shape[0] * (jax.lax.axis_size("expert") if spread else 1)
   slots = dispatch.sort_into_slots(experts_GSK, E, capacity)
   x_EGCM, filled_EG = dispatch.to_slots(x_GSM, slots), slots.filled_EG
@@ -168,13 +182,16 @@ def _capacity(x_GSM, experts_GSK, weights_GSK, weights, *, capacity: int, spread
   y_EGCM = _apply_batched(weights, x_EGCM)
   if spread:
     y_EGCM = swap(y_EGCM, split_axis=1, concat_axis=0)
+  if seeds_GSK is not None:
+    seeds_EGC = dispatch.seeds_to_slots(seeds_GSK, slots)
+    y_EGCM = drop(y_EGCM, seeds_EGC, dropout)
   kept_GSK = slots.slot_GSK < E * capacity
   delivery = Delivery(kept_GSK.sum(), filled_EG.sum(), kept_GSK)
   return dispatch.from_slots(y_EGCM, slots, weights_GSK), delivery
 
 
 def _local(
-  x_GSM, experts_GSK, weights_GSK, weights: ExpertWeights, *, backend: str, sharers=1
+  x_GSM, experts_GSK, weights_GSK, seeds_GSK, weights, *, backend, dropout, sharers=1
 ):
   G, S, M = x_GSM.shape
   E, K = weights.w_in_EMF.shape[0], experts_GSK.shape[-1]
@@ -183,13 +200,15 @@ def _local(
   scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
   expected = G * S * K // sharers
   y_TM = grouped_ffn(weights, x_TM, scale_T, rows.sizes_E, backend, expected)
+  if seeds_GSK is not None:
+    y_TM = drop(y_TM, dispatch.seeds_to_rows(seeds_GSK, rows), dropout)
   y_SM = dispatch.from_rows(y_TM, rows)
   kept_GSK = experts_GSK < E
   delivery = Delivery(kept_GSK.sum(), rows.sizes_E.sum(), kept_GSK)
   return y_SM.reshape(G, S, M), delivery
 
 
-def _ring(x_gSM, experts_gSK, weights_gSK, weights, *, backend: str):
+def _ring(x_gSM, experts_gSK, weights_gSK, seeds_gSK, weights, *, backend, dropout):
   gather = functools.partial(jax.lax.all_gather, axis_name="expert", axis=0, tiled=True)
   devices, num_local = jax.lax.axis_size("expert"), weights.w_in_EMF.shape[0]
   first = jax.lax.axis_index("expert") * num_local
@@ -199,8 +218,10 @@ def _ring(x_gSM, experts_gSK, weights_gSK, weights, *, backend: str):
     gather(x_gSM),
     jnp.where(here, experts_GSK, num_local),
     gather(weights_gSK),
+    None if seeds_gSK is None else gather(seeds_gSK),
     weights,
     backend=backend,
+    dropout=dropout,
     sharers=devices,
   )
   kept_gSK = experts_gSK < num_local * devices
@@ -210,7 +231,7 @@ def _ring(x_gSM, experts_gSK, weights_gSK, weights, *, backend: str):
   )
 
 
-def _ragged(x_GSM, experts_GSK, weights_GSK, weights, *, backend: str):
+def _ragged(x_GSM, experts_GSK, weights_GSK, seeds_GSK, weights, *, backend, dropout):
   G, S, M = x_GSM.shape
   K, num_local = experts_GSK.shape[-1], weights.w_in_EMF.shape[0]
   devices, me = jax.lax.axis_size("expert"), jax.lax.axis_index("expert")
@@ -233,6 +254,8 @@ def _ragged(x_GSM, experts_GSK, weights_GSK, weights, *, backend: str):
   y_RM = dispatch.from_rows(y_RM, here)
 
   y_TM = exchange(y_RM, traffic.back(), G * S * K, "expert")
+  if seeds_GSK is not None:
+    y_TM = drop(y_TM, dispatch.seeds_to_rows(seeds_GSK, rows), dropout)
   scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
   y_SM = dispatch.from_rows((y_TM * scale_T[:, None]).astype(x_GSM.dtype), rows)
   kept_GSK = experts_GSK < devices * num_local

@@ -14,11 +14,11 @@ from mhmoe_jax.moe.config import MoeConfig
 
 def parameters(layer: MoeConfig, embed_dim: int) -> int:
   """Parameters of a layer between tokens of width `embed_dim`, without its router."""
-  width = embed_dim // layer.num_heads
+  width, bias = embed_dim // layer.num_heads, layer.use_bias or layer.linear_bias
   return (
     layer.num_experts * _ffn_parameters(layer, width, layer.expert_dim)
     + _ffn_parameters(layer, embed_dim, layer.shared_dim)
-    + _linear_layers(layer) * embed_dim * (embed_dim + layer.use_bias)
+    + _linear_layers(layer) * embed_dim * (embed_dim + bias)
   )
 
 
@@ -79,5 +79,7 @@ def _linear_layers(layer: MoeConfig) -> int:
 def _ffn_parameters(layer: MoeConfig, width: int, hidden: int) -> int:
   if hidden == 0:
     return 0
-  biases = (hidden + width) * layer.use_bias
-  return _matrices(layer) * width * hidden + biases + 2 * hidden * layer.sub_ln
+  gated = layer.activation == "swiglu" and layer.gate_bias
+  biases = ((1 + gated) * hidden + width) * layer.use_bias
+  norm = {"rmsnorm": 1, "layernorm": 2}[layer.ffn_norm] * hidden * layer.sub_ln
+  return _matrices(layer) * width * hidden + biases + norm

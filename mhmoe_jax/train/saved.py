@@ -28,10 +28,27 @@ logging.getLogger("absl").addFilter(_is_not_chatter)
 
 # Keys of tables that runs may be older than, and what such runs did.
 _YOUNGER = {
-  "model": {"num_kv_heads": 0, "head_dim": 0, "qk_norm": "none"}
-  | {"scale_embeddings": True, "norm_epsilon": 0.0},
   "data": {"prepared": ""},
   "train": {"image_every": 0},
+  "model": {
+    "num_kv_heads": 0,
+    "head_dim": 0,
+    "qk_norm": "none",
+    "scale_embeddings": True,
+    "gate_bias": False,
+    "ffn_norm": "layernorm",
+    "ffn_norm_epsilon": 1e-5,
+    "init": "flax",
+    "moe": {
+      "gate_bias": False,
+      "linear_bias": False,
+      "ffn_norm": "layernorm",
+      "ffn_norm_epsilon": 1e-5,
+      "init": "flax",
+      "expert_dropout": 0.0,
+      "router_norm": 0.0,
+    },
+  },
 }
 
 
@@ -41,13 +58,41 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
   Raises:
     ValueError: no checkpoint, or none that can be read.
   """
-  saved = _read_newest(workdir, step, lambda path: read_about(path)["config"])
-  return fill_config(saved)
+  return _read_newest(workdir, step, lambda path: read_about(path)["config"])
 
 
-def fill_config(saved: dict[str, Any]) -> dict[str, Any]:
-  """A config as JSON, with the keys that are younger than it."""
-  return {table: _YOUNGER.get(table, {}) | keys for table, keys in saved.items()}
+def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
+  """A saved config that may be older than some of today's keys, with all of them."""
+  if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):
+    config = config | {"model": _before_norm_epsilon(config["model"])}
+  return _supply(config, _YOUNGER)
+
+
+def _before_norm_epsilon(model: dict[str, Any]) -> dict[str, Any]:
+  """The table `model` of a run from before that key, in today's words."""
+  epsilons = {"rmsnorm": 1e-6, "layernorm": 1e-5}
+
+  def renamed(table):
+    # The tanh form was the only one, and called "gelu".
+    tanh = table["activation"] == "gelu"
+    return table | {"activation": "gelu_tanh" if tanh else table["activation"]}
+
+  return renamed(model) | {
+    "norm_epsilon": epsilons[model["norm"]],
+    "moe_dropout": model["dropout"],
+    "moe": renamed(model["moe"]),
+  }
+
+
+def _supply(table: dict[str, Any], younger: dict[str, Any]) -> dict[str, Any]:
+  """`table` with the keys of `younger` that it lacks; tables that it lacks stay out."""
+  tables = {
+    name: _supply(value, younger.get(name, {}))
+    for name, value in table.items()
+    if isinstance(value, dict)
+  }
+  keys = {name: x for name, x in younger.items() if not isinstance(x, dict)}
+  return keys | table | tables
 
 
 def newest_step(workdir: epath.PathLike) -> int:
@@ -152,9 +197,10 @@ def _read_newest(
 
 
 def read_about(directory: epath.Path) -> dict[str, Any]:
-  """What `Checkpoints.save` wrote besides arrays and places."""
+  """What `Checkpoints.save` wrote besides arrays and places; the config as of today."""
   path = directory / "run" / "about.json"
-  return integrity.on_every_process(lambda: json.loads(path.read_text()))
+  about = integrity.on_every_process(lambda: json.loads(path.read_text()))
+  return about | {"config": in_todays_words(about["config"])}
 
 
 def read_data_states(

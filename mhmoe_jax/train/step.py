@@ -8,6 +8,7 @@ import optax
 
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.transformer import Decoder
+from mhmoe_jax.moe import routing
 from mhmoe_jax.train.objective import Batch, ObjectiveConfig, lm_loss
 from mhmoe_jax.train.state import State
 
@@ -48,9 +49,10 @@ def make_train_step(
       grads, metrics = accumulate(state["params"], batch, key, num_targets)
     updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
     metrics["grad_norm"] = optax.tree.norm(grads)
+    params = optax.apply_updates(state["params"], updates)
     new_state = {
       "step": state["step"] + 1,
-      "params": optax.apply_updates(state["params"], updates),
+      "params": keep_router_norm(model_config, params),
       "opt_state": opt_state,
       "rng": state["rng"],
     }
@@ -76,3 +78,16 @@ def make_train_step(
     return grads, {k: v if k == "loss" else v / n for k, v in metrics.items()}
 
   return train_step
+
+
+def keep_router_norm(config: TransformerConfig, params):
+  """Undoes what an update did to the length of the projected router's embeddings."""
+  moe = config.layer
+  if config.ffn == "dense" or moe.router != "projected" or not moe.router_norm:
+    return params
+
+  def keep(path, x):
+    is_embedding = path[-1].key == "embed_ER"
+    return routing.rescale(x, moe.router_norm) if is_embedding else x
+
+  return jax.tree_util.tree_map_with_path(keep, params)

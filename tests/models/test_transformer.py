@@ -9,7 +9,9 @@ import pytest
 from mhmoe_jax import MoeConfig
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.transformer import Decoder
+from mhmoe_jax.train.objective import cross_entropy
 from mhmoe_jax.train.state import init_params
+from tests.golden import golden
 
 CONFIG = TransformerConfig(
   vocab_size=40,
@@ -25,14 +27,19 @@ CONFIG = TransformerConfig(
   moe=MoeConfig(num_heads=4, num_experts=8, expert_dim=12),
   activation="gelu",
   use_bias=True,
+  gate_bias=True,
   norm="rmsnorm",
-  norm_epsilon=0.0,
+  norm_epsilon=1e-6,
   sub_ln=False,
+  ffn_norm="rmsnorm",
+  ffn_norm_epsilon=1e-6,
+  init="flax",
   bitnet=False,
   rope_theta=1e4,
   scale_embeddings=True,
   tie_embeddings=True,
   dropout=0.0,
+  moe_dropout=0.0,
   dtype="float32",
   remat=False,
   scan_unroll=1,
@@ -67,6 +74,9 @@ VARIANTS = {
   "dense, sub-LN, swiglu": {"ffn": "dense", "sub_ln": True, "activation": "swiglu"},
 }
 B, L = 2, 8
+# Of the golden decoder: two documents in the first row.
+POSITIONS = jnp.array([[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]])
+SEGMENTS = jnp.array([[1, 1, 1, 2, 2], [1, 1, 1, 1, 1]])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -194,3 +204,92 @@ def test_impossible_configs(changes, message):
   with pytest.raises(ValueError) as error:
     dataclasses.replace(CONFIG, **changes)
   assert str(error.value) == message
+
+
+def test_a_decoder_equals_pytorch():
+  """Two blocks with SwiGLU and tied embeddings: logits, loss, every gradient."""
+  shapes = {"embed": (7, 8), "final_norm": (8,)}
+  for i in range(2):
+    shapes |= {f"{i}_w_{n}": (8, 8) for n in "qkvo"}
+    shapes |= {f"{i}_attention_norm": (8,), f"{i}_ffn_norm": (8,)}
+    shapes |= {f"{i}_w_in": (8, 6), f"{i}_w_gate": (8, 6), f"{i}_w_out": (6, 8)}
+  inputs = jax.tree.map(jnp.float32, golden.waves(4, **shapes))
+  expected = golden.load("decoder")
+  config = dataclasses.replace(
+    CONFIG,
+    **{"vocab_size": 7, "num_layers": 2, "embed_dim": 8, "ffn": "dense", "ffn_dim": 6},
+    **{"activation": "swiglu", "use_bias": False, "norm_epsilon": 1e-2},
+    rope_theta=50.0,
+  )
+  tokens_BL = jnp.array([[3, 1, 4, 1, 5], [2, 6, 5, 3, 0]])
+  targets_BL = jnp.array([[1, 4, 2, 5, 0], [6, 5, 3, 0, 2]])
+  weights_BL = jnp.array([[1.0, 1, 0, 1, 0], [1, 1, 1, 1, 1]])
+
+  def to_params(inputs):
+    def stack(name, *shape):
+      return jnp.stack([inputs[f"{i}_{name}"].reshape(*shape) for i in range(2)])
+
+    block = {
+      "attention": {f"w_{n}_DAQ": stack(f"w_{n}", 8, 2, 4) for n in "qkv"}
+      | {"w_o_AQD": stack("w_o", 2, 4, 8)},
+      "ffn": {
+        "w_in_DF": stack("w_in", 8, 6),
+        "w_gate_DF": stack("w_gate", 8, 6),
+        "w_out_FD": stack("w_out", 6, 8),
+      },
+      "attention_norm": {"scale_D": stack("attention_norm", 8)},
+      "ffn_norm": {"scale_D": stack("ffn_norm", 8)},
+    }
+    return {
+      "embed_VD": inputs["embed"],
+      "final_norm": {"scale_D": inputs["final_norm"]},
+      "layers": {"block_0": block},
+    }
+
+  def loss(inputs):
+    logits_BLV, _, _ = Decoder(config).apply(
+      {"params": to_params(inputs)}, tokens_BL, POSITIONS, SEGMENTS
+    )
+    nll = cross_entropy(logits_BLV, targets_BL, weights_BL)
+    return nll / weights_BL.sum(), logits_BLV
+
+  (found, logits_BLV), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    inputs
+  )
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+  close(logits_BLV, expected["logits"])
+  close(found, expected["loss"])
+  for name, d in gradients.items():
+    close(d, expected[f"d_{name}"], err_msg=name)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_start_with_a_variance_of_one_over_the_width(key, tied):
+  """Scaled by sqrt(D), a token has unit variance; so has the output's."""
+  config = dataclasses.replace(
+    CONFIG, vocab_size=900, tie_embeddings=tied, ffn="dense", num_layers=1
+  )
+  params = init_params(config, key)
+  names = {"embed_VD"} if tied else {"embed_VD", "unembed_VD"}
+  assert {name for name in params if "embed" in name} == names
+  for name in names:
+    np.testing.assert_allclose(np.std(params[name]), 16**-0.5, rtol=0.03)
+    assert abs(np.mean(params[name])) < 0.01
+
+
+def test_where_dropout_is(key):
+  """What an FFN returns, embeddings and attention; of an MoE layer by another rate."""
+  for ffn in ("dense", "smoe"):
+    for rates in ((0.5, 0.0), (0.0, 0.5)):
+      config, params, *inputs = make(
+        key,
+        **{"ffn": ffn, "dropout": rates[0], "moe_dropout": rates[1]},
+        **{"num_layers": 1, "moe_every": 1},
+      )
+      model = Decoder(config, deterministic=False)
+      a, b = (
+        model.apply(params, *inputs, rngs={"dropout": jax.random.key(s)})[0]
+        for s in (0, 1)
+      )
+      same = bool((a == b).all())
+      assert same == (ffn == "dense" and rates[0] == 0)

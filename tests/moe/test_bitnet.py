@@ -39,12 +39,12 @@ def test_gradients_pass_straight_through(key):
 
 def test_a_dense_ffn_is_rounded_where_it_multiplies(key):
   """Input and hidden activations to 8 bits, both matrices to three values."""
-  ffn = DenseFfn(6, "gelu", False, False, True)
+  ffn = DenseFfn(6, MoeConfig(1, 1, 1, top_k=1, use_bias=False, bitnet=True).style)
   x_BLD = jax.random.normal(key, (1, 5, 4))
   params = ffn.init(key, x_BLD)
   w_in, w_out = (bitnet.ternary(params["params"][n]) for n in ("w_in_DF", "w_out_FD"))
   assert len(np.unique(np.abs(w_in))) == 2
-  hidden = jax.nn.gelu(bitnet.eight_bit(x_BLD) @ w_in)
+  hidden = jax.nn.gelu(bitnet.eight_bit(x_BLD) @ w_in, approximate=False)
   close(ffn.apply(params, x_BLD), bitnet.eight_bit(hidden) @ w_out)
 
 

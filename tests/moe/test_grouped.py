@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mhmoe_jax.moe import fused
-from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
+from mhmoe_jax.moe.ffn import ExpertWeights, Formula, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.plan.compile import devices_of
 
@@ -19,7 +19,7 @@ SIZES = {
 }
 
 
-def make_weights(key, gated, bias, norm, hidden=12):
+def make_weights(key, gated, bias, norm, hidden=12, formula=Formula()):
   F = hidden
   shapes = ExpertWeights(
     w_in_EMF=(E, M, F),
@@ -28,12 +28,15 @@ def make_weights(key, gated, bias, norm, hidden=12):
     b_in_EF=(E, F) if bias else None,
     b_out_EM=(E, M) if bias else None,
     norm_scale_EF=(E, F) if norm else None,
-    norm_bias_EF=(E, F) if norm else None,
+    norm_bias_EF=(E, F) if norm and not gated else None,  # else RMSNorm
+    b_gate_EF=(E, F) if gated and bias else None,
+    formula=None,
   )
   keys = jax.random.split(key, len(shapes))
-  return ExpertWeights(
-    *(s and 0.3 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
-  )
+  draws = [
+    s and 0.3 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)
+  ]
+  return ExpertWeights(*draws[:-1], formula)
 
 
 def all_on_all(weights, x_TM, scale_T, sizes_E):
@@ -75,6 +78,7 @@ def check(key, backend, weights, sizes, num_rows):
 
 
 KINDS = [(False, True, False), (True, False, False), (False, True, True)]
+KINDS += [(True, True, True)]
 
 
 @pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mhmoe_jax.moe import routing
+from tests.golden import golden
 
 ONE = jnp.ones((1, 2), bool)
 
@@ -61,3 +62,30 @@ def test_cosine_gradient_is_finite_at_zero(embed):
     return routing.cosine_logits(x_GSM, jnp.ones((8, 4)), e_ER, jnp.zeros(())).sum()
 
   assert np.isfinite(jax.grad(total)(jnp.zeros((1, 2, 8)))).all()
+
+
+def test_projected_router_equals_pytorch():
+  """torchscale's router overwrites its embeddings at a norm of 1.5 before it looks."""
+  inputs = golden.waves(5, x=(4, 6), w=(6, 3), embed=(5, 3))
+  expected = golden.load("projected_router")
+  inputs = {name: jnp.float32(x) for name, x in inputs.items()}
+
+  def logits(x, w, embed):
+    return routing.projected_logits(x[None], w, embed, 1.5)[0]
+
+  y, pull = jax.vjp(logits, *inputs.values())
+  np.testing.assert_allclose(y, expected["y"], rtol=1e-5, atol=1e-6)
+  gradients = pull(jnp.float32(golden.wave(0.3, 4, 5)))
+  for name, d in zip(inputs, gradients, strict=True):
+    np.testing.assert_allclose(d, expected[f"d_{name}"], rtol=1e-4, atol=1e-5)
+  found = routing.rescale(inputs["embed"], 1.5)
+  np.testing.assert_allclose(found, expected["embed"], rtol=1e-5, atol=1e-6)
+
+
+def test_free_embeddings_have_a_gradient_of_their_own_length(key):
+  x_GSM, w_MR, embed_ER = jnp.ones((1, 1, 2)), jnp.eye(2), jnp.array([[0.0, 3.0]])
+  gradient = jax.grad(
+    lambda e, norm: routing.projected_logits(x_GSM, w_MR, e, norm).sum()
+  )
+  np.testing.assert_allclose(gradient(embed_ER, 0.0), [[1 / 3, 0]], atol=1e-6)
+  np.testing.assert_allclose(gradient(embed_ER, 1.5), [[1 / 1.5, 0]], atol=1e-6)

@@ -1,9 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.optimizer import decay_mask, make_schedule
+from mhmoe_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
+from tests.golden import golden
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,67 @@ def test_only_matrices_decay():
   names = ["w_in_EMF", "embed_VD", "unembed_VD", "b_in_EF", "norm_scale_EF", "scale_D"]
   mask = decay_mask({"layers": {name: jnp.zeros(1) for name in names}})
   assert {name for name, on in mask["layers"].items() if on} == set(names[:3])
+
+
+def test_cosine_by_hand(config):
+  """A quarter of the way down half a cosine, from 2 to 0.5."""
+  config.optimizer.schedule = "cosine"
+  config.optimizer.learning_rate = 2.0
+  config.optimizer.final_fraction = 0.25
+  config.optimizer.warmup_steps = 1
+  rate = make_schedule(resolve(config).optimizer, num_steps=9)
+  np.testing.assert_allclose(
+    [rate(i) for i in (0, 1, 3, 5, 9, 20)],
+    [2, 2, 0.5 + 1.5 * (1 + 0.5**0.5) / 2, 1.25, 0.5, 0.5],
+    rtol=1e-6,
+  )
+
+
+def test_three_steps_equal_pytorch(config):
+  """Clipped by the norm of all, warmed up, decayed on the matrix alone."""
+  config.optimizer.update(
+    {
+      **{"learning_rate": 0.1, "warmup_steps": 2, "schedule": "constant"},
+      **{"b1": 0.9, "b2": 0.98, "eps": 1e-2, "clip_norm": 0.8, "weight_decay": 0.1},
+    }
+  )
+  optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
+  start = golden.waves(6, w=(3, 4), b=(4,))
+  params = {"w_PQ": jnp.float32(start["w"]), "b_Q": jnp.float32(start["b"])}
+  state = optimizer.init(params)
+  for step, size in enumerate((2.0, 1.0, 0.1)):
+    gradients = {
+      name: jnp.float32(size * golden.wave(7 + 2 * step + i, *params[name].shape))
+      for i, name in enumerate(("w_PQ", "b_Q"))
+    }
+    updates, state = optimizer.update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+  expected = golden.load("optimizer")
+  np.testing.assert_allclose(params["w_PQ"], expected["w"], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(params["b_Q"], expected["b"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"schedule": "sine"},
+      "schedule must be one of cosine, linear, constant, got schedule='sine'.",
+    ),
+    ({"eps": 0.0}, "eps must be positive, got eps=0.0."),
+    ({"clip_norm": -1.0}, "clip_norm must be positive, got clip_norm=-1.0."),
+    ({"warmup_steps": -1}, "warmup_steps must be at least 0, got warmup_steps=-1."),
+    ({"weight_decay": -0.5}, "weight_decay must be at least 0, got weight_decay=-0.5."),
+    (
+      {"final_fraction": -0.1},
+      "final_fraction must be at least 0, got final_fraction=-0.1.",
+    ),
+    ({"b1": 1.0}, "b1 must be in [0, 1), got b1=1.0."),
+    ({"b2": -0.1}, "b2 must be in [0, 1), got b2=-0.1."),
+  ],
+)
+def test_impossible_values(config, changes, message):
+  config.optimizer.update(changes)
+  with pytest.raises(ValueError) as error:
+    resolve(config)
+  assert str(error.value) == message

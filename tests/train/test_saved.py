@@ -1,16 +1,20 @@
 """Reading what was damaged, or belongs to another model."""
 
+import copy
 import json
 import re
 import shutil
 
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from configs import base
 from mhmoe_jax.train import saved
+from mhmoe_jax.train.config import resolve
 from tests.train.states import (
   CONFIG,
   abstract,
@@ -86,7 +90,7 @@ def test_damage_in_a_row(restart, mesh, tmp_path, caplog):
   wanted = abstract(make_state(mesh))
   for step in (3, 2):
     empty(directory(tmp_path, step))
-  assert saved.load_config(tmp_path)["optimizer"] == CONFIG["optimizer"]
+  assert saved.load_config(tmp_path) == CONFIG
   assert_same_bits(
     saved.restore_params(tmp_path, wanted["params"]), make_state(mesh, seed=1)["params"]
   )
@@ -190,21 +194,58 @@ def test_another_dtype_or_tree(restart, mesh):
       checkpoints.restore(wanted, [0])
 
 
-def test_config_older_than_a_setting(restart, mesh, tmp_path):
-  save_all(restart(), mesh, {1: None})
+def read_as_config(tmp_path, config):
   path = directory(tmp_path, 1) / "run" / "about.json"
   about = json.loads(path.read_text())
-  about["config"] = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
-  about["config"]["model"] = {"qk_norm": "head"}
+  about["config"] = config
   path.write_text(json.dumps(about))
-  assert saved.load_config(tmp_path) == {
+  return saved.load_config(tmp_path)
+
+
+def test_config_older_than_a_setting(restart, mesh, tmp_path):
+  save_all(restart(), mesh, {1: None})
+  old = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  assert read_as_config(tmp_path, old) == {
     "train": {"num_steps": 1, "image_every": 0},
     "data": {"prepared": "folder"},
-    "model": {
-      "num_kv_heads": 0,
-      "head_dim": 0,
-      "qk_norm": "head",
-      "scale_embeddings": True,
-      "norm_epsilon": 0.0,
-    },
   }
+
+
+# What was fixed before the keys below were there.
+FIXED = {
+  "norm_epsilon": {"rmsnorm": 1e-6, "layernorm": 1e-5},
+  "ffn_norm": "layernorm",
+  "ffn_norm_epsilon": 1e-5,
+  "gate_bias": False,
+  "init": "flax",
+}
+FEATURES = {"num_kv_heads", "head_dim", "qk_norm", "scale_embeddings"}
+FIXED_OF_MOE = {"linear_bias": False, "expert_dropout": 0.0, "router_norm": 0.0}
+
+
+@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
+@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
+def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation):
+  """It computes what it did: "gelu" was the tanh form, and norms had one epsilon."""
+  save_all(restart(), mesh, {1: None})
+  config = base.get_config()
+  config.model.update({"norm": norm, "activation": activation, "dropout": 0.2})
+  today = config.to_dict()
+  old = copy.deepcopy(today)
+  for name in (*FIXED, *FEATURES, "moe_dropout"):
+    del old["model"][name]
+  for name in (*FIXED, *FIXED_OF_MOE):
+    old["model"]["moe"].pop(name, None)
+  found = read_as_config(tmp_path, old)
+  expected = FIXED | {"norm_epsilon": FIXED["norm_epsilon"][norm], "moe_dropout": 0.2}
+  expected["activation"] = "gelu_tanh" if activation == "gelu" else activation
+  for name, value in expected.items():
+    assert found["model"][name] == value, name
+    assert found["model"]["moe"].get(name, value) == value, name
+  for name, value in FIXED_OF_MOE.items():
+    assert found["model"]["moe"][name] == value, name
+  for name in FEATURES:
+    assert found["model"][name] == today["model"][name], name
+  resolve(ConfigDict(found))
+  # One from after is left as it is.
+  assert read_as_config(tmp_path, today) == json.loads(json.dumps(today))

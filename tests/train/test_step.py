@@ -127,3 +127,25 @@ def test_dropout_differs_between_steps(config):
 def test_config_is_hashable_for_jit(config):
   cfg = resolve(config)
   assert hash(cfg.model) == hash(dataclasses.replace(cfg.model))
+
+
+@pytest.mark.parametrize("norm", [0.0, 1.5])
+def test_embeddings_of_the_projected_router_keep_their_norm(config, norm):
+  """An update turns them. The cosine router has free ones of the same name."""
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.warmup_steps = 0
+  config.model.moe.router_norm = norm
+  for router in ("projected", "cosine"):
+    config.model.moe.router = router
+    before = jax.jit(lambda c=config: make_state(resolve(c).model, optax.identity(), 0))
+    before = before()["params"]
+    state, _ = one_step(config, params=before)
+
+    def embeddings(params):
+      return params["layers"]["block_1"]["moe"]["router"]["embed_ER"]
+
+    old, new = embeddings(before), embeddings(state["params"])
+    lengths = np.linalg.norm(new, axis=-1)
+    kept = np.allclose(lengths, 1.5, rtol=1e-5)
+    assert kept == (router == "projected" and norm == 1.5)
+    assert np.abs(new - old).max() > 0.01
