@@ -18,7 +18,9 @@ def get_config() -> ConfigDict:
   model.num_attention_heads = 4
   model.num_kv_heads = 0  # of keys and values, shared by groups; 0: one for each query
   model.head_dim = 0  # width of an attention head; 0: embed_dim / num_attention_heads
-  model.qk_norm = "none"  # norm of queries and keys: of each "head", or the "whole" width
+  model.qk_norm = (
+    "none"  # norm of queries and keys: of each "head", or the "whole" width
+  )
   model.ffn = "mhmoe"  # "dense", "smoe" (one head, no linear layers) or "mhmoe"
   model.ffn_dim = 512  # hidden width of the dense FFNs
   model.moe_every = 2  # every n-th block has the MoE layer, the others are dense

@@ -183,7 +183,9 @@ def read_model(family: Family, about: Mapping[str, Any]) -> dict[str, Any]:
     "activation": "swiglu",
     "use_bias": False,
     "norm": "rmsnorm",
-    "norm_epsilon": float(number("rms_norm_eps", default=family.defaults["rms_norm_eps"])),
+    "norm_epsilon": float(
+      number("rms_norm_eps", default=family.defaults["rms_norm_eps"])
+    ),
     "sub_ln": False,
     "bitnet": False,
     "rope_theta": float(theta or family.defaults["rope_theta"]),
@@ -282,8 +284,8 @@ def export_pieces(config: TransformerConfig) -> list[layout.Piece]:
   if not config.scale_embeddings:
     return pieces
   embedding, *rest = pieces
-  if config.tie_embeddings:
-    rest.append(embedding._replace(name="lm_head.weight"))
+  if config.tie_embeddings:  # Beside each other, so that they are read once.
+    rest.insert(0, embedding._replace(name="lm_head.weight"))
   return [embedding._replace(scale=config.embed_dim**0.5), *rest]
 
 

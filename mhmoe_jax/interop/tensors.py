@@ -79,15 +79,17 @@ class Folder:
         f"{self._directory} must have safetensors, got {sorted(pickles)[0]}, a pickle: "
         "reading one can run anything."
       )
-    raise ValueError(
-      f"{self._directory} must have {_FILE} or {_INDEX}, got neither."
-    )
+    raise ValueError(f"{self._directory} must have {_FILE} or {_INDEX}, got neither.")
 
   def _index(self) -> Mapping[str, str]:
     path = self._directory / _INDEX
     found = read_json(path).get("weight_map") if path.exists() else {}
-    if not isinstance(found, dict) or not all(isinstance(x, str) for x in found.values()):
-      raise ValueError(f"weight_map of {path} must give each tensor a file, got {found!r:.50}.")
+    if not isinstance(found, dict) or not all(
+      isinstance(x, str) for x in found.values()
+    ):
+      raise ValueError(
+        f"weight_map of {path} must give each tensor a file, got {found!r:.50}."
+      )
     return found
 
   def _open(self, name: str):

@@ -140,7 +140,9 @@ REFUSALS = {
     r"got model.layers.2.x with shape \(2, 3\)",
   ),
   "bias": (
-    with_tensors(lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": np.ones(24)})),
+    with_tensors(
+      lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": np.ones(24)})
+    ),
     "got model.layers.0.self_attn.q_proj.bias",
   ),
   "shape": (
@@ -181,6 +183,7 @@ REFUSALS = {
   "quantized": (with_config(quantization_config={"bits": 4}), "quantization_config"),
   "width": (with_config(head_dim=5), "head_dim must be even"),
 }
+
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refused_in_one_line(tmp_path, case):
