@@ -185,6 +185,20 @@ def test_dropout_is_only_in_training_and_follows_its_key(key):
   [
     ({"ffn": "moe"}, "ffn must be one of dense, smoe, mhmoe, got ffn='moe'."),
     (
+      {"num_attention_heads": 4, "num_kv_heads": 3},
+      "num_kv_heads must divide num_attention_heads, or be 0 for as many, "
+      "got num_kv_heads=3, num_attention_heads=4.",
+    ),
+    (
+      {"head_dim": 5},
+      "head_dim must be even, or 0 for embed_dim / num_attention_heads, "
+      "got head_dim=5.",
+    ),
+    (
+      {"qk_norm": "all"},
+      "qk_norm must be one of none, head, whole, got qk_norm='all'.",
+    ),
+    (
       {"num_attention_heads": 3},
       "num_attention_heads must divide embed_dim into even widths, "
       "got num_attention_heads=3, embed_dim=16.",
@@ -261,6 +275,16 @@ def test_a_decoder_equals_pytorch():
   close(found, expected["loss"])
   for name, d in gradients.items():
     close(d, expected[f"d_{name}"], err_msg=name)
+
+
+def test_unscaled_embeddings(key):
+  """sqrt(D) = 4 may be in the embeddings themselves."""
+  config, params, *inputs = make(key, tie_embeddings=False)
+  bare = dataclasses.replace(config, scale_embeddings=False)
+  scaled = {"params": params["params"] | {"embed_VD": 4 * params["params"]["embed_VD"]}}
+  np.testing.assert_array_equal(
+    apply(Decoder(bare), scaled, *inputs)[0], apply(Decoder(config), params, *inputs)[0]
+  )
 
 
 @pytest.mark.parametrize("tied", [True, False])
