@@ -110,7 +110,9 @@ def main() -> None:
       rows.append(row)
       with path.open("a") as file:
         file.write(json.dumps(row) + "\n")
-  print("| | parameters | FLOPs a token | steps | bits per byte, seeds 0, 1, 2 | mean |")
+  print(
+    "| | parameters | FLOPs a token | steps | bits per byte, seeds 0, 1, 2 | mean |"
+  )
   print("|---|---|---|---|---|---|")
   for way in ("before", *WAYS):
     of = sorted((r for r in rows if r["way"] == way), key=lambda r: r["seed"])

@@ -1,5 +1,4 @@
-"""Verbs that bring models in, take them out, and make new ones of old: import, export,
-upcycle."""
+"""Verbs for models of other people and from old ones: import, export, upcycle."""
 
 import os
 

@@ -223,7 +223,8 @@ def choose_family(config: TransformerConfig) -> str:
   for kind, family in FAMILIES.items():
     if (family.ffn == "dense") == (config.ffn == "dense"):
       theirs = _computes(_read_back(config, kind))
-      differing[kind] = [name for name in ours if ours[name] != theirs[name]]
+      common = ours.keys() & theirs.keys()  # Dense FFNs may be on one side only.
+      differing[kind] = sorted(x for x in common if ours[x] != theirs[x])
   kind = min(differing, key=lambda kind: len(differing[kind]))
   if differing[kind]:
     theirs = _computes(_read_back(config, kind))

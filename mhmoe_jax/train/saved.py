@@ -148,10 +148,11 @@ class StoredParams:
 
   def read(self, path: tuple[str, ...], index: tuple[int, ...] = ()) -> np.ndarray:
     """Reads a parameter, or the part of it at `index` of its leading dimensions."""
+    base = str(self._state) if "://" in str(self._state) else f"file://{self._state}"
     store = tensorstore.open(
       {
         "driver": "zarr",
-        "kvstore": {"driver": "ocdbt", "base": f"file://{self._state}/"},
+        "kvstore": {"driver": "ocdbt", "base": f"{base}/"},
         "path": ".".join(("params", *path)),
       }
     ).result()
