@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mhmoe_jax.data import huggingface
-from mhmoe_jax.interop import card, families, layout, tensors
+from mhmoe_jax.interop import card, expressing, layout, tensors
 from mhmoe_jax.train import saved
 from mhmoe_jax.train.config import RunConfig
 
@@ -52,7 +52,7 @@ def export_model(
   own = layout_name == "mhmoe" or cfg.model.ffn == "mhmoe"
   stored = saved.open_params(workdir, step)
   _check_model(cfg, stored.about)
-  pieces = layout.own_pieces(cfg.model) if own else families.export_pieces(cfg.model)
+  pieces = layout.own_pieces(cfg.model) if own else expressing.export_pieces(cfg.model)
   folder = pathlib.Path(out)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise ValueError(f"--out must be a new or an empty folder, got {out}.")
@@ -106,4 +106,4 @@ def _own_config(cfg: RunConfig, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _their_config(cfg: RunConfig) -> dict[str, Any]:
-  return families.write_model(cfg.model, cfg.data.sequence_length)
+  return expressing.write_model(cfg.model, cfg.data.sequence_length)

@@ -45,7 +45,7 @@ class Folder:
     self._files = {name: self._open(name) for name in self._names()}
     self._where: dict[str, str] = {}
     for name, file in self._files.items():
-      for tensor in file.keys():
+      for tensor in file.offset_keys():
         if tensor in self._where:
           raise ValueError(
             f"A tensor must be in one file, got {tensor} in {self._where[tensor]} and "
@@ -84,11 +84,10 @@ class Folder:
   def _index(self) -> Mapping[str, str]:
     path = self._directory / _INDEX
     found = read_json(path).get("weight_map") if path.exists() else {}
-    if not isinstance(found, dict) or not all(
-      isinstance(x, str) for x in found.values()
-    ):
+    values = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(x, str) for x in values):
       raise ValueError(
-        f"weight_map of {path} must give each tensor a file, got {found!r:.50}."
+        f"weight_map of {path} must give each tensor a file, got {str(found)[:50]!r}."
       )
     return found
 
@@ -113,8 +112,8 @@ class Folder:
     missing = [name for name in wanted if name not in self._where]
     if missing:
       raise ValueError(
-        f"{self._directory} must have {missing[0]} with shape {wanted[missing[0]]}, got "
-        f"no such tensor ({len(missing) - 1} others are missing)."
+        f"{self._directory} must have {missing[0]} with shape {wanted[missing[0]]}, "
+        f"got no such tensor ({len(missing) - 1} others are missing)."
       )
     ends = tuple(ignored)
     extra = [n for n in self._where if n not in wanted and not n.endswith(ends or "\0")]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 class Norm(nn.Module):
-  """Normalises the last dimensions; `kind` is "rmsnorm" or "layernorm" (with a bias)."""
+  """Normalises the last dimensions by "rmsnorm" or "layernorm" (with a bias)."""
 
   kind: str
   epsilon: float  # added to the mean square, or the variance

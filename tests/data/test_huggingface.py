@@ -90,20 +90,20 @@ def test_documents_begin_with_the_folders_token():
 @pytest.mark.parametrize("ids", [{}, {"bos_token_id": 1}, {"eos_token_id": "</s>"}])
 def test_a_folder_that_does_not_say_what_ends(tmp_path, ids):
   write(tmp_path, **ids)
-  with pytest.raises(ValueError, match="eos_token_id of .* must be the number of a"):
+  with pytest.raises(ValueError, match=r"eos_token_id of .* must be the number of a"):
     vocabularies.make_vocabulary(f"hf:{tmp_path}")
 
 
 def test_folders_without(tmp_path):
-  with pytest.raises(ValueError, match="needs .*config.json, which says what ends"):
+  with pytest.raises(ValueError, match=r"needs .*config.json, which says what ends"):
     vocabularies.make_vocabulary(f"hf:{tmp_path}")
   write(tmp_path, eos_token_id=2)
   for use in (vocabularies.make_vocabulary, vocabularies.identify_vocabulary):
-    with pytest.raises(ValueError, match="needs tokenizer.model or tokenizer.json"):
+    with pytest.raises(ValueError, match=r"needs tokenizer.model or tokenizer.json"):
       use(f"hf:{tmp_path}")
   (tmp_path / "tokenizer.json").write_text("{}")
   pytest.importorskip("tokenizers")
-  with pytest.raises(ValueError, match="tokenizer.json must be a tokenizer, got"):
+  with pytest.raises(ValueError, match=r"tokenizer.json must be a tokenizer, got"):
     vocabularies.make_vocabulary(f"hf:{tmp_path}")
 
 

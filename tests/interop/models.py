@@ -35,7 +35,9 @@ def make_run(config, workdir):
     params = init_params(cfg.model, jax.random.key(1))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)]
+    noisy = [
+      x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+    ]
     return jax.tree.unflatten(tree, noisy)
 
   params = jax.jit(noise, out_shardings=layout)()

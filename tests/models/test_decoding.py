@@ -8,7 +8,6 @@ from mhmoe_jax.models.decoding import empty_caches, filter_logits, generate
 from mhmoe_jax.models.transformer import Decoder
 from tests.models.test_transformer import B, L, apply, make
 
-
 GROUPS = {"num_attention_heads": 4, "num_kv_heads": 2, "qk_norm": "head", "head_dim": 6}
 
 
