@@ -28,6 +28,11 @@ def choose_family(config: TransformerConfig) -> str:
   Raises:
     ValueError: naming what the one that comes nearest cannot express.
   """
+  if config.ffn != "dense" and config.moe.num_experts == 1:
+    raise ValueError(
+      "Hugging Face's experts have a router, so num_experts must be at least 2, got "
+      "num_experts=1."
+    )
   ours, differing = _computes(config), {}
   for kind, family in families.FAMILIES.items():
     if (family.ffn == "dense") == (config.ffn == "dense"):

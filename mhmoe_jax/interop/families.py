@@ -127,10 +127,10 @@ def find_family(about: Mapping[str, Any]) -> Family:
   about = dict(about)
   if kind == "qwen3_moe" and not about.get("use_sliding_window"):
     about["sliding_window"] = None
-  scaling = about.get("rope_scaling") or {}
+  scaling = _table(about, "rope_scaling")
   if scaling.get("rope_type", scaling.get("type")) == "default":
     about["rope_scaling"] = None
-  rope = about.get("rope_parameters") or {}
+  rope = _table(about, "rope_parameters")
   if rope.get("rope_type", "default") != "default":
     about["rope_scaling"] = rope
   about.setdefault("partial_rotary_factor", rope.get("partial_rotary_factor"))
@@ -141,6 +141,13 @@ def find_family(about: Mapping[str, Any]) -> Family:
         f"expressed here, got {key}={about[key]!r}."
       )
   return FAMILIES[kind]
+
+
+def _table(about: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+  found = about.get(key) or {}
+  if not isinstance(found, dict):
+    raise ValueError(f"{key} of config.json must be an object, got {found!r}.")
+  return found
 
 
 def _words(allowed: tuple) -> str:
@@ -154,19 +161,18 @@ def read_model(family: Family, about: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: a key is missing, or not a number.
   """
 
-  def number(*keys, default=None):
+  def number(*keys, default=None, kind=int):
     for key in keys:
       if about.get(key) is not None:
-        value = about[key]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-          raise ValueError(f"{key} of config.json must be a number, got {value!r}.")
-        return value
+        return _number(key, about[key], kind)
     if default is None:
       raise ValueError(f"config.json must have {keys[0]}, got none.")
     return default
 
-  rope = about.get("rope_parameters") or {}
-  theta = rope.get("rope_theta", about.get("rope_theta"))
+  rope = _table(about, "rope_parameters")
+  theta = rope.get("rope_theta") or about.get("rope_theta")
+  theta = theta or family.defaults["rope_theta"]
+  epsilon = family.defaults["rms_norm_eps"]
   heads = number("num_attention_heads")
   model = {
     "vocab_size": number("vocab_size"),
@@ -182,12 +188,10 @@ def read_model(family: Family, about: Mapping[str, Any]) -> dict[str, Any]:
     "activation": "swiglu",
     "use_bias": False,
     "norm": "rmsnorm",
-    "norm_epsilon": float(
-      number("rms_norm_eps", default=family.defaults["rms_norm_eps"])
-    ),
+    "norm_epsilon": float(number("rms_norm_eps", default=epsilon, kind=float)),
     "sub_ln": False,
     "bitnet": False,
-    "rope_theta": float(theta or family.defaults["rope_theta"]),
+    "rope_theta": float(_number("rope_theta", theta, float)),
     "scale_embeddings": False,
     "tie_embeddings": bool(about.get("tie_word_embeddings", False)),
   }
@@ -210,3 +214,11 @@ def read_model(family: Family, about: Mapping[str, Any]) -> dict[str, Any]:
       "dispatch": "sorted",
     }
   return model
+
+
+def _number(key: str, value: Any, kind: type) -> int | float:
+  if isinstance(value, bool) or not isinstance(value, kind | int):
+    raise ValueError(
+      f"{key} of config.json must be of type {kind.__name__}, got {value!r}."
+    )
+  return value

@@ -44,7 +44,12 @@ def import_model(source: str, config: ConfigDict, workdir: str) -> Imported:
   runs.check_new(workdir)
   kind = about.get("model_type")
   if kind == "mhmoe":
-    _set(config, {"model": in_todays_words(about["config"])["model"]})
+    try:
+      _set(config, {"model": in_todays_words(about["config"])["model"]})
+    except (AttributeError, KeyError, TypeError) as error:
+      raise ValueError(
+        f"config.json must hold the config of a run of mhmoe, got {error}."
+      ) from error
     cfg = resolve(config)
     pieces = layout.own_pieces(cfg.model)
   else:

@@ -22,6 +22,10 @@ NOBODY_ELSE = {
     MIXTRAL | {"qk_norm": "whole", "moe_every": 2},
     "olmoe comes nearest and needs moe_every=1, got moe_every=2",
   ),
+  "no router": (
+    MIXTRAL | {"moe": {"num_experts": 1, "top_k": 1}},
+    "num_experts must be at least 2, got num_experts=1",
+  ),
   "heads": (
     MIXTRAL | {"qk_norm": "whole", "head_dim": 6},
     "olmoe comes nearest and needs head_dim=4, got head_dim=6",
