@@ -91,7 +91,7 @@ def test_their_layout_computes_the_same(tmp_path, name):
 def test_shards_hold_what_their_index_says(tmp_path):
   make_run(mixtral_config(), tmp_path / "run")
   whole = export(tmp_path / "run", tmp_path / "whole")
-  files = export(tmp_path / "run", tmp_path / "shards", shard_bytes=10_000)
+  files = export(tmp_path / "run", tmp_path / "shards", shard_bytes=20_000)
   assert (whole, files) == (1, len(list((tmp_path / "shards").glob("*.safetensors"))))
   index = json.loads((tmp_path / "shards/model.safetensors.index.json").read_text())
   expected = load_file(tmp_path / "whole" / "model.safetensors")
@@ -99,7 +99,7 @@ def test_shards_hold_what_their_index_says(tmp_path):
   found = {}
   for file in set(index["weight_map"].values()):
     shard = load_file(tmp_path / "shards" / file)
-    assert sum(x.nbytes for x in shard.values()) <= 10_000
+    assert sum(x.nbytes for x in shard.values()) <= 20_000
     assert {index["weight_map"][name] for name in shard} == {file}
     found |= shard
   assert found.keys() == expected.keys()
@@ -113,7 +113,7 @@ def test_the_card_knows_the_run(tmp_path):
   card = (tmp_path / "out" / "README.md").read_text()
   for line in ("SMoE, 4 layers of width 16, 4 experts, top-2", "| data | bundled |"):
     assert line in card
-  assert re.search(r"\| dense, equal parameters \| [\d,]+ \| .* \| 1\.00\d \|", card)
+  assert re.search(r"\| dense, equal parameters \| [\d,]+ \| .* \| [01]\.\d{3} \|", card)
   assert "not measured at this checkpoint" in card
 
 
