@@ -1,11 +1,11 @@
 """Runs a model over documents and writes down where every sub-token goes.
 
 Documents are cut into windows of L - 1 tokens, L the length that the model was trained
-on, and packed into rows of L as in training: a window begins with the token that begins documents, as
-every training window does, and whether a sub-token finds a slot depends on its row. So
-every token is once an input, which its routing is of, and once a target, which its loss
-is of. The routing of a window's first input and the loss of a document's end belong to
-no token and are not recorded.
+on, and packed into rows of L as in training: a window begins with the token that begins
+documents, as every training window does, and whether a sub-token finds a slot depends
+on its row. So every token is once an input, which its routing is of, and once a target,
+which its loss is of. The routing of a window's first input and the loss of a document's
+end belong to no token and are not recorded.
 """
 
 from collections.abc import Callable, Iterable, Iterator
