@@ -42,7 +42,7 @@ def test_in_out_and_upcycled(tmp_path, capsys):
   mesh = ["--config.mesh.data=1", "--config.train.seed=3"]
   assert cli.main(["import", f"--from={GOLDEN}", f"--workdir={run}", *mesh]) == 0
   shown = capsys.readouterr().out
-  assert f"wrote {run}: llama, 6,288 parameters, vocabulary bytes" in shown
+  assert f"wrote {run}: llama, 5,968 parameters, vocabulary bytes" in shown
   assert "the model was made for" not in shown
   assert saved.load_config(run)["train"]["seed"] == 3
 

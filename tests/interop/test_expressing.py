@@ -8,7 +8,10 @@ from tests.interop.models import MIXTRAL, small_config
 
 NOBODY_ELSE = {
   "gelu": ({"ffn": "dense"}, "llama comes nearest and needs activation='swiglu', got"),
-  "layernorm": (MIXTRAL | {"norm": "layernorm"}, "needs norm='rmsnorm', "),
+  "layernorm": (
+    MIXTRAL | {"norm": "layernorm", "qk_norm": "whole"},
+    "olmoe comes nearest and needs norm='rmsnorm', got norm='layernorm'",
+  ),
   "weights": (MIXTRAL, "mixtral comes .* moe.renormalize=True, got moe.renormalize=F"),
   "router": (
     MIXTRAL | {"qk_norm": "whole", "moe": {"router": "projected"}},
