@@ -47,7 +47,7 @@ def shrink(config):
   model.num_attention_heads = 2
   model.vocab_size = 264
   model.ffn_dim = 16
-  model.dropout = 0.0
+  model.dropout = moe.expert_dropout = 0.0
   model.dtype = "float32"
   moe.num_heads = min(moe.num_heads, 2)
   moe.num_experts = min(moe.num_experts, 8)
@@ -86,11 +86,31 @@ def test_takes_a_finite_step(name, args):
 
 
 def test_base_and_the_layer_agree_on_defaults():
-  """base.py is the home of defaults; the layer has the same, for use without it."""
+  """base.py is the home of defaults; the layer has the same, for use without it.
+
+  Its biases and the norm inside its FFNs follow the model's, in base.py.
+  """
   table = base.get_config().model.moe.to_dict()
+  follow = {"use_bias", "ffn_norm", "ffn_norm_epsilon"}
   for field in dataclasses.fields(MoeConfig):
-    if field.default is not dataclasses.MISSING and field.name != "use_bias":
+    if field.default is not dataclasses.MISSING and field.name not in follow:
       assert table[field.name] == field.default, field.name
+
+
+def test_the_norm_inside_ffns_follows_the_model_or_not():
+  config = base.get_config()
+  config.model.norm, config.model.norm_epsilon = "layernorm", 1e-4
+  config.model.dropout = 0.2
+  model = resolve(config).model
+  for table in (model, model.moe):
+    assert (table.ffn_norm, table.ffn_norm_epsilon) == ("layernorm", 1e-4)
+  assert (model.moe_dropout, model.moe.expert_dropout) == (0.2, 0.0)
+  config.model.ffn_norm, config.model.moe_dropout = "rmsnorm", 0.0
+  model = resolve(config).model
+  assert (model.norm, model.ffn_norm, model.moe.ffn_norm) == ("layernorm",) + 2 * (
+    "rmsnorm",
+  )
+  assert (model.dropout, model.moe_dropout) == (0.2, 0.0)
 
 
 def test_tiny_baselines_have_as_many_parameters():

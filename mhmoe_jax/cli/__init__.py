@@ -5,8 +5,11 @@ with one line and exit code 1; `-v=1` shows where it came from. Verbs import wha
 need themselves: tensorflow takes seconds to load, and some verbs do without it.
 """
 
+import contextlib
 import glob
+import io
 import os
+import signal
 import sys
 
 from absl import flags, logging
@@ -17,6 +20,7 @@ USAGE = """usage: mhmoe VERB [flags]
 
   train      --config configs/tiny.py --workdir runs/tiny [--config.KEY=VALUE ...]
              [--distributed, in each of several processes]
+             [--accept_changed_data, where the text is not the checkpoint's]
              (a run that is there goes on without --config, with its own)
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
@@ -39,6 +43,8 @@ USAGE = """usage: mhmoe VERB [flags]
 
 mhmoe VERB --help tells more."""
 
+# Flags that are paths.
+_PATHS = ("config", "workdir", "out", "text", "data", "trace", "compare", "earlier")
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -48,7 +54,7 @@ _NO_TPU = {
 
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
-  argv = sys.argv[1:] if argv is None else argv
+  argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
   verbs = {
     "train": models.train,
     "sample": models.sample,
@@ -61,21 +67,74 @@ def main(argv: list[str] | None = None) -> int:
     "plan": planning.plan,
     "routing": routing.routing,
   }
+  _repair_streams()
   if not argv or argv[0] not in verbs:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
   logging.set_verbosity(logging.WARNING)
-  logging.get_absl_handler().setFormatter(logging.logging.Formatter("%(message)s"))
+  logging.logging.basicConfig(format="%(message)s")
+  # Without a TPU, libtpu is there to compile only; it would look for one, aloud.
   if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
-    # Without a TPU, libtpu is there to compile only; it would look for one, aloud.
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)
-  # Config files import each other as `configs.NAME`, as they would under `python -m`.
-  sys.path.insert(0, os.getcwd())
+  # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
+  if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
   try:
-    return verbs[argv[0]](argv[1:]) or 0
+    with _without_closed_loops():
+      code = verbs[argv[0]](argv[1:]) or 0
+      sys.stdout.flush()
+      return code
+  except KeyboardInterrupt:
+    _complain(argv[0], "interrupted")
+    return 128 + signal.SIGINT
+  except BrokenPipeError:
+    # Who read it has seen enough, as `head` does: that is no error of ours.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
   except (ValueError, OSError, FloatingPointError, flags.Error) as error:
     logging.debug("", exc_info=True)
-    # Some libraries' messages have several lines; a user gets one.
-    print(f"mhmoe {argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    _complain(argv[0], f"error: {error}")
     return 1
+
+
+def _with_home(word: str) -> str:
+  """In --workdir=~/run the shell leaves the ~ as it is."""
+  flag, equals, value = word.partition("=~/")
+  if equals and flag.lstrip("-") in _PATHS:
+    return f"{flag}={os.path.expanduser('~')}/{value}"
+  return word
+
+
+def _complain(verb: str, text: str) -> None:
+  with contextlib.suppress(OSError):  # The terminal may be gone.
+    # Some libraries' messages have several lines; a user gets one.
+    print(f"mhmoe {verb}: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _repair_streams() -> None:
+  """What was closed leads nowhere, and what cannot be encoded becomes a "?"."""
+  for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    if getattr(sys, name) is None:
+      setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def _without_closed_loops():
+  """Hides what tensorstore's threads print for each array of a save that failed.
+
+  It is that nobody waits for them any more; why, is raised in the main thread.
+  """
+  before = sys.excepthook
+
+  def hook(kind, error, traceback):
+    if str(error) != "Event loop is closed":
+      before(kind, error, traceback)
+
+  sys.excepthook = hook
+  try:
+    yield
+  finally:
+    sys.excepthook = before

@@ -28,6 +28,12 @@ def train(argv: list[str]) -> int:
   flags.DEFINE_bool(
     "distributed", False, "join the other processes of the run", flag_values=values
   )
+  flags.DEFINE_bool(
+    "accept_changed_data",
+    False,
+    "where the data is no longer that of the checkpoint, begin it anew",
+    flag_values=values,
+  )
   parsing.parse(values, "train", argv, required=("config", "workdir"))
   if values.distributed:
     from mhmoe_jax.train import processes
@@ -36,19 +42,22 @@ def train(argv: list[str]) -> int:
 
   import jax
 
-  from mhmoe_jax.analysis import figures
-  from mhmoe_jax.evals import sampling
-  from mhmoe_jax.train import loop, summary
+  from mhmoe_jax.train import loop
   from mhmoe_jax.train.config import resolve
 
   workdir = values.workdir
-  result = loop.train(values.config, workdir)
+  result = loop.train(values.config, workdir, values.accept_changed_data)
   cfg = resolve(values.config)
   stopped = result.evaluation is None
   # A launcher takes 0 for done, and would not start a preempted run again.
   code = EXIT_STOPPED if stopped and values.distributed else 0
   if jax.process_index() > 0:
     return code
+
+  from mhmoe_jax.analysis import figures
+  from mhmoe_jax.evals import sampling
+  from mhmoe_jax.train import summary
+
   print("\n" + summary.describe(cfg, result))
   if stopped:
     print("stopped by a signal; the same command continues")
@@ -125,12 +134,13 @@ def evaluate(argv: list[str]) -> None:
   if workdir is None:
     raise ValueError("eval needs --workdir; see `mhmoe help`.")
 
+  from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity
   from mhmoe_jax.train import restore, saved
 
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
-  flags.DEFINE_string("text", None, "a plain-text file", flag_values=values)
+  flags.DEFINE_string("text", None, "files of text or JSONL", flag_values=values)
   config_flags.DEFINE_config_dict(
     "config",
     ConfigDict(saved.load_config(workdir)),
@@ -140,7 +150,8 @@ def evaluate(argv: list[str]) -> None:
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
-    config.data.source, config.data.mixture = "text", ConfigDict()
+    config.data.source, config.data.mixture = kind_of(values.text), ConfigDict()
+    config.data.text_key = config.data.text_key or "text"
     config.data.train = config.data.valid = values.text
     config.data.prepared = ""
   cfg, params = restore.load_model(workdir, config)

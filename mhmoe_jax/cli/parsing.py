@@ -1,6 +1,28 @@
 """Flags of the verbs: what a user mistypes becomes one line."""
 
+import contextlib
+import os
+import pathlib
+import re
+import sys
+import traceback
+
 from absl import flags, logging
+
+# What a config file, which is a program, may raise.
+_MISTAKES = (
+  ArithmeticError,
+  AssertionError,
+  AttributeError,
+  ImportError,
+  LookupError,
+  NameError,
+  OSError,
+  RuntimeError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
 
 
 def make_flags() -> flags.FlagValues:
@@ -20,19 +42,19 @@ def find_flag(name: str, argv: list[str]) -> str | None:
 
 
 def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) -> None:
+  given = find_flag("config", argv)
+  path = (given or "").partition(":")[0]
+  if given is not None and not os.path.isfile(path):
+    raise ValueError(f"--config must name a file, got {path!r}.")
+  _find_imports(path)
   try:
     rest = values([f"mhmoe {verb}", *argv])[1:]
-  except (AttributeError, KeyError, TypeError, FileNotFoundError) as error:
-    # ConfigDict's words for an unknown key and for a value of another type.
-    raise ValueError(str(error).strip("\"'")) from error
+  except _MISTAKES as error:
+    raise ValueError(_explain(error, path)) from error
   except flags.IllegalFlagValueError as error:
-    # What a config file raises, for a mistyped row, arrives with a traceback inside.
     if "Error whilst parsing config file" not in str(error):
       raise
-    cause = error
-    while cause.__context__ is not None:
-      cause = cause.__context__
-    raise ValueError(str(cause)) from error
+    raise ValueError(_explain(error, path)) from error
   if values.help:
     print(values.main_module_help() or values.get_help())
     raise SystemExit(0)
@@ -40,6 +62,44 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
     raise ValueError(f"flags look like --name=value, got {rest[0]!r}.")
   if values.v:
     logging.set_verbosity(logging.DEBUG)
+  config = values["config"].value if path else None
+  # One that could not be read says why, once it is asked for anything.
+  if path and not hasattr(config, "to_dict"):
+    raise ValueError(
+      f"get_config() of {path} must return a ConfigDict, got {type(config).__name__}."
+    )
   for name in required:
-    if values[name].value is None:
+    if values[name].value in (None, ""):
       raise ValueError(f"{verb} needs --{name}; see `mhmoe help`.")
+
+
+def _find_imports(config: str) -> None:
+  """Lets a config file import `configs.base` and what lies beside it, from anywhere."""
+  root = pathlib.Path(__file__).parents[2]
+  folders = [str(pathlib.Path(config).parent), str(root)]
+  with contextlib.suppress(FileNotFoundError):  # The working folder may be gone.
+    sys.path.insert(0, os.getcwd())
+    folders[0] = os.path.abspath(folders[0])
+  sys.path += folders  # Last, where they hide nothing.
+
+
+def _explain(error: Exception, config: str) -> str:
+  """One line; where in the config file, if it was that which failed."""
+  # ml_collections raises some errors of the file anew, with a traceback as the message.
+  cause = error
+  while cause.__context__ is not None:
+    cause = cause.__context__
+  frames = traceback.extract_tb(cause.__traceback__)
+  lines = [frame.lineno for frame in frames if frame.filename == config]
+  if isinstance(cause, SyntaxError):
+    return f"{cause.filename}, line {cause.lineno}: {cause.msg}."
+  if isinstance(cause, AttributeError) and "'get_config'" in str(cause):
+    return f"{config} must define get_config(), which returns a ConfigDict."
+  text = str(cause.args[0]) if isinstance(cause, KeyError) else str(cause)
+  # ConfigDict would show all of itself.
+  text = re.sub(
+    r"Other fields present: .*?(?=Did you mean|$)", "", text, flags=re.DOTALL
+  )
+  if not lines or isinstance(cause, ValueError):
+    return text  # of a flag, or what a config says itself
+  return f"{config}, line {lines[-1]}: {type(cause).__name__}: {text}"

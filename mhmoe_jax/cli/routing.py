@@ -41,7 +41,7 @@ def trace(argv: list[str]) -> None:
   )
 
   from mhmoe_jax.analysis import tracing
-  from mhmoe_jax.data import documents, spans
+  from mhmoe_jax.data import documents, files
   from mhmoe_jax.train import restore, saved
 
   step = parsing.find_flag("step", argv)
@@ -54,7 +54,7 @@ def trace(argv: list[str]) -> None:
   )
   parsing.parse(values, "routing trace", argv, required=("data", "out"))
   cfg, params = restore.load_model(workdir, values.config, step)
-  paths = spans.find_files(values.data)
+  paths = files.find_files(values.data)
   name = values.name or os.path.basename(os.path.normpath(workdir))
   meta = tracing.describe_model(cfg, values.config.to_dict(), name, step, paths)
   texts = documents.iterate_documents(paths, values.unit, cfg.data.text_key or "text")

@@ -56,7 +56,7 @@ def prepare(argv: list[str]) -> None:
 
 def _make_report() -> Callable:
   """Prints a line every few seconds, and one at the end of each split."""
-  from mhmoe_jax.train.metrics import format_duration
+  from mhmoe_jax.train.progress import format_duration
 
   split, began, shown, tokens, start = "", 0.0, 0.0, 0, 0.0
 

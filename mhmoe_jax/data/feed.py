@@ -67,15 +67,16 @@ class Feed(Iterator[Batch]):
     """Returns the place of the feed."""
     return save_iterator(self._iterators[0], self._pipeline)
 
-  def restore(self, state: bytes) -> None:
+  def restore(self, state: bytes) -> str:
     """Moves to the place that `save` returned, in this process or another.
 
-    The next batches are bit for bit those that the saved feed yielded next.
+    The next batches are bit for bit those that the saved feed yielded next. Returns
+    what a user should know, or "".
 
     Raises:
       ValueError: the state is not one, or that of a feed made from something else.
     """
-    restore_iterator(self._iterators[0], self._pipeline, state)
+    return restore_iterator(self._iterators[0], self._pipeline, state)
 
 
 def make_eval_feed(cfg: DataConfig, batch_size: int) -> Feed:
@@ -86,8 +87,8 @@ def make_eval_feed(cfg: DataConfig, batch_size: int) -> Feed:
   Raises:
     ValueError: the text cannot be read, or is empty.
   """
-  ds = open_split(cfg, "validation")()
-  ds = pack(ds, cfg.sequence_length, batch_size, begin_id(cfg.vocabulary))
+  read = open_split(open_task(cfg), "validation", cfg.sequence_length)
+  ds = pack(read(), cfg.sequence_length, batch_size, begin_id(cfg.vocabulary))
   return Feed(ds, describe_pipeline(cfg, "validation", batch_size), _EVAL_THREADS)
 
 
@@ -96,18 +97,28 @@ def count_bytes(batch: Batch, token_bytes_V: np.ndarray) -> int:
   return int(token_bytes_V[batch["targets"]][batch["weights"] > 0].sum())
 
 
+def open_task(cfg: DataConfig) -> seqio.Task:
+  """Returns the task of a config; its files are checked.
+
+  Raises:
+    ValueError: the text cannot be read.
+  """
+  if cfg.prepared:  # The text is in tokens, so that no tokenizer is needed.
+    return make_task(cfg, seqio.PassThroughVocabulary(size=0))
+  return make_task(cfg, make_vocabulary(cfg.vocabulary))
+
+
 def open_split(
-  cfg: DataConfig, split: str, shard: seqio.ShardInfo | None = None
+  task: seqio.Task,
+  split: str,
+  sequence_length: int,
+  shard: seqio.ShardInfo | None = None,
 ) -> Callable[..., tf.data.Dataset]:
   """Returns read_windows of a split, but for the seed.
 
   Raises:
     ValueError: the text cannot be read, or there is none.
   """
-  if cfg.prepared:  # The text is in tokens, so that no tokenizer is needed.
-    task = make_task(cfg, seqio.PassThroughVocabulary(size=0))
-  else:
-    task = make_task(cfg, make_vocabulary(cfg.vocabulary))
   texts = task.replace(preprocessors=[], output_features={}).get_dataset(
     split=split, shuffle=False, shard_info=shard, try_in_mem_cache=False
   )
@@ -119,7 +130,7 @@ def open_split(
       f"Every stream must have some {split} text, got none for "
       f"stream {shard.index if shard else 0} of {shard.num_shards if shard else 1}."
     )
-  return functools.partial(read_windows, task, split, cfg.sequence_length, shard)
+  return functools.partial(read_windows, task, split, sequence_length, shard)
 
 
 def describe_pipeline(

@@ -2,16 +2,17 @@
 
 import json
 
-from mhmoe_jax.data.quiet import tf
+from mhmoe_jax.data.files import count_lines
 from mhmoe_jax.data.spans import Span, read_span
 
 
-def read_documents(span: Span, text_key: str) -> list[bytes]:
+def read_documents(span: Span, text_key: str, size: int | None = None) -> list[bytes]:
   """Reads the documents of a span of a JSONL file. Blank lines are skipped.
 
   Args:
     span: which lines.
     text_key: the field that holds the document.
+    size: of the file when it was cut into spans; None for its size now.
 
   Returns:
     UTF-8.
@@ -19,7 +20,7 @@ def read_documents(span: Span, text_key: str) -> list[bytes]:
   Raises:
     ValueError: a line is not a JSON object with a string in that field; names the line.
   """
-  lines = read_span(span)
+  lines = read_span(span, size, whole=True)
   documents = []
   for index, line in enumerate(lines.text.split(b"\n")):
     if not line.strip():
@@ -27,7 +28,7 @@ def read_documents(span: Span, text_key: str) -> list[bytes]:
     try:
       documents.append(_parse(line, text_key))
     except ValueError as error:
-      number = _count_lines(span.path, lines.offset) + index + 1
+      number = count_lines(span.path, lines.offset) + index + 1
       raise ValueError(
         f"Every line must be a JSON object with a string in {text_key!r}, got {error} "
         f"in line {number} of {span.path}."
@@ -40,6 +41,8 @@ def _parse(line: bytes, text_key: str) -> bytes:
     record = json.loads(line)
   except json.JSONDecodeError as error:
     raise ValueError(f"{error.msg!r} at column {error.colno}") from None
+  except RecursionError:
+    raise ValueError("lists or objects nested too deep") from None
   if not isinstance(record, dict):
     raise ValueError(f"a {type(record).__name__}")
   if text_key not in record:
@@ -49,12 +52,3 @@ def _parse(line: bytes, text_key: str) -> bytes:
     raise ValueError(f"a {type(text).__name__}")
   # Half of a surrogate pair is valid JSON but not a character: UnicodeEncodeError.
   return text.encode()
-
-
-def _count_lines(path: str, end: int) -> int:
-  """Returns the number of line ends before a byte of a file."""
-  count = 0
-  with tf.io.gfile.GFile(path, "rb") as file:
-    while file.tell() < end:
-      count += file.read(min(2**20, end - file.tell())).count(b"\n")
-  return count

@@ -14,29 +14,30 @@ own reader deals whole shards. This one deals and shuffles spans, as sources.py 
 with those of the text: its batches are those of the text, bit for bit. Only of TFDS
 they are not, which deals its own files.
 
-The text need not be there any more. If its files are, they must be what was prepared:
-their sizes and their first and last 64 KiB are compared. Times would not survive a copy
-to another machine, and hashes of all the text would cost what preparing saves.
+The text need not be there any more. If its files are, they must be what was prepared
+(fingerprints.py).
 """
 
 from collections.abc import Iterator, Sequence
 import hashlib
 import json
+import operator
 import os
 import struct
 
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.data.files import file_sizes, match_files, reading
+from mhmoe_jax.data.fingerprints import fingerprint, is_same
 from mhmoe_jax.data.quiet import seqio, tf
-from mhmoe_jax.data.spans import least_spans, match_files, span_bytes, span_records
+from mhmoe_jax.data.spans import least_spans, span_bytes, span_records
 from mhmoe_jax.data.vocabularies import identify_vocabulary
 
 SPLITS = ("train", "validation")
 MANIFEST = "prepared.json"
 COMPLETED = "COMPLETED"
 _TEXT = ("source", "name", "train", "valid", "text_key")
-_END_BYTES = 2**16
 # A record of a TFRecord file: its length, a checksum of that, itself, another checksum.
 _HEAD = struct.Struct("<Q4x")
 FRAME_BYTES = _HEAD.size + 4
@@ -51,24 +52,16 @@ def describe_text(cfg: DataConfig) -> dict[str, str]:
   text = {key: getattr(cfg, key) for key in _TEXT}
   text["vocabulary"] = identify_vocabulary(cfg.vocabulary)
   if cfg.source in ("text", "jsonl"):
-    for pattern in f"{cfg.train},{cfg.valid}".split(","):
-      text |= {f"file {path}": _fingerprint(path) for path in match_files(pattern)}
+    paths = {*match_files(cfg.train), *match_files(cfg.valid)}
+    text |= fingerprint(sorted(paths))
   return text
-
-
-def _fingerprint(path: str) -> str:
-  with tf.io.gfile.GFile(path, "rb") as file:
-    size = file.size()
-    ends = file.read(_END_BYTES)
-    file.seek(max(size - _END_BYTES, 0))
-    digest = hashlib.sha256(ends + file.read()).hexdigest()
-  return f"{size} bytes, {digest[:16]}"
 
 
 def check_equal(folder: str, made: dict, now: dict) -> None:
   """Raises ValueError if what a folder was made of is not what is wanted now."""
   for key in [*made, *now]:
-    if made.get(key) != now.get(key):
+    equal = is_same if key.startswith("file ") else operator.eq
+    if not equal(made.get(key), now.get(key)):
       raise ValueError(
         f"{folder} must be prepared from what is read now, got {key} "
         f"{made.get(key)!r} when it was prepared, {now.get(key)!r} now."
@@ -76,9 +69,19 @@ def check_equal(folder: str, made: dict, now: dict) -> None:
 
 
 def load_json(folder: str, name: str):
-  """Returns the values of a JSON file in a folder."""
-  with tf.io.gfile.GFile(os.path.join(folder, name), "r") as file:
-    return json.load(file)
+  """Returns the values of a JSON file in a folder.
+
+  Raises:
+    ValueError: the file cannot be read, or is damaged.
+  """
+  path = os.path.join(folder, name)
+  with reading(path), tf.io.gfile.GFile(path, "rb") as file:
+    try:
+      return json.loads(file.read())
+    except ValueError as error:
+      raise ValueError(
+        f"{path} must be as `mhmoe prepare` wrote it, got no JSON: {error}."
+      ) from None
 
 
 def shard_name(split: str, part: int, parts: int) -> str:
@@ -89,8 +92,34 @@ def shard_name(split: str, part: int, parts: int) -> str:
 def identify_prepared(cfg: DataConfig) -> str:
   """Returns what tells the folder of a config from others, wherever it is."""
   configs = cfg.members().values() if cfg.mixture else [cfg]
-  made = [load_json(config.prepared, MANIFEST) for config in configs]
+  made = [_load_finished(config.prepared) for config in configs]
   return hashlib.sha256(json.dumps(made).encode()).hexdigest()
+
+
+def _load_finished(folder: str) -> dict[str, dict]:
+  with reading(folder):
+    is_finished = tf.io.gfile.exists(os.path.join(folder, COMPLETED))
+  if not is_finished:
+    raise ValueError(
+      "prepared must be a folder that `mhmoe prepare` has finished, got "
+      f"prepared={folder!r}."
+    )
+  return load_manifest(folder)
+
+
+def load_manifest(folder: str) -> dict[str, dict]:
+  """Returns the text and the form that a folder is made of.
+
+  Raises:
+    ValueError: its file cannot be read, or is damaged.
+  """
+  manifest = load_json(folder, MANIFEST)
+  if not isinstance(manifest, dict) or {*manifest} != {"text", "form"}:
+    raise ValueError(
+      f"{os.path.join(folder, MANIFEST)} must be as `mhmoe prepare` wrote it, got no "
+      "text and form."
+    )
+  return manifest
 
 
 class PreparedSource(seqio.DataSource):
@@ -106,17 +135,12 @@ class PreparedSource(seqio.DataSource):
   def __init__(self, cfg: DataConfig):
     super().__init__(splits=SPLITS)
     self._folder = cfg.prepared
-    if not tf.io.gfile.exists(os.path.join(self._folder, COMPLETED)):
-      raise ValueError(
-        "prepared must be a folder that `mhmoe prepare` has finished, got "
-        f"prepared={self._folder!r}."
-      )
-    manifest = load_json(self._folder, MANIFEST)
-    made, now = manifest["text"], describe_text(cfg)
+    manifest = _load_finished(self._folder)
+    made, self._form = manifest["text"], manifest["form"]
+    now = describe_text(cfg)
     if not any(key.startswith("file ") for key in now):
       now |= {key: made[key] for key in made if key.startswith("file ")}
     check_equal(self._folder, made, now)
-    self._form = manifest["form"]
     self._span_size = span_records if cfg.source == "tfds" else span_bytes
 
   @property
@@ -166,18 +190,25 @@ class PreparedSource(seqio.DataSource):
     """Returns each shard and the bytes of each of its spans."""
     spans = load_json(self._folder, f"spans.{split}.json")
     names = [shard_name(split, part, len(spans)) for part in range(len(spans))]
-    missing = {*names} - {*tf.io.gfile.listdir(self._folder)}
+    with reading(self._folder):
+      missing = {*names} - {*tf.io.gfile.listdir(self._folder)}
     if missing:
       raise ValueError(
         f"{self._folder} must have all of its shards, got no {min(missing)}."
       )
     paths = [os.path.join(self._folder, name) for name in names]
+    for path, made, size in zip(paths, spans, file_sizes(paths), strict=True):
+      if sum(made) != size:
+        raise ValueError(
+          f"A shard must be as `mhmoe prepare` wrote it, got {size} bytes, not "
+          f"{sum(made)}, in {path}."
+        )
     return [*zip(paths, spans, strict=True)]
 
 
 def _read_records(path: str, start: int, end: int) -> Iterator[bytes]:
   """Yields the records in a range of bytes of a TFRecord file."""
-  with tf.io.gfile.GFile(path, "rb") as file:
+  with reading(path), tf.io.gfile.GFile(path, "rb") as file:
     file.seek(int(start))
     data = file.read(int(end - start))
   offset = 0

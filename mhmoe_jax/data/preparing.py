@@ -15,6 +15,7 @@ import numpy as np
 
 from mhmoe_jax.data import prepared
 from mhmoe_jax.data.config import DataConfig, named
+from mhmoe_jax.data.files import writing
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import make_source, plain_errors
 from mhmoe_jax.data.tasks import encode
@@ -52,6 +53,11 @@ def prepare(
 
 
 def _prepare(cfg: DataConfig, shards: int, label: str, report) -> None:
+  with writing(cfg.prepared):  # What is read has errors of its own.
+    _write_all(cfg, shards, label, report)
+
+
+def _write_all(cfg: DataConfig, shards: int, label: str, report) -> None:
   folder, source = cfg.prepared, make_source(dataclasses.replace(cfg, prepared=""))
   vocabulary = make_vocabulary(cfg.vocabulary)
   # As the feeds of training and validation deal them.
@@ -83,19 +89,16 @@ def _prepare(cfg: DataConfig, shards: int, label: str, report) -> None:
 
 
 def _begin(folder: str, manifest: dict[str, dict]) -> None:
-  try:
-    tf.io.gfile.makedirs(folder)
-    if tf.io.gfile.exists(os.path.join(folder, prepared.MANIFEST)):
-      made = prepared.load_json(folder, prepared.MANIFEST)
-      prepared.check_equal(
-        folder, made["text"] | made["form"], manifest["text"] | manifest["form"]
-      )
-    elif {*tf.io.gfile.listdir(folder)} - {prepared.MANIFEST + ".begun"}:
-      raise ValueError(f"the folder to prepare must be new or begun, got {folder!r}.")
-    else:
-      _write_json(folder, prepared.MANIFEST, manifest)
-  except tf.errors.OpError as error:
-    raise ValueError(f"cannot write {folder!r}: {error.message}") from None
+  tf.io.gfile.makedirs(folder)
+  if tf.io.gfile.exists(os.path.join(folder, prepared.MANIFEST)):
+    made = prepared.load_manifest(folder)
+    prepared.check_equal(
+      folder, made["text"] | made["form"], manifest["text"] | manifest["form"]
+    )
+  elif {*tf.io.gfile.listdir(folder)} - {prepared.MANIFEST + ".begun"}:
+    raise ValueError(f"the folder to prepare must be new or begun, got {folder!r}.")
+  else:
+    _write_json(folder, prepared.MANIFEST, manifest)
 
 
 def _write_shard(

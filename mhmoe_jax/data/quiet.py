@@ -8,8 +8,11 @@ import os
 import sys
 import tempfile
 
-# Read by TensorFlow once, at import. 2 hides INFO and WARNING, errors still show.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Read by TensorFlow once, at import. 2 hides INFO and WARNING, errors still show: what
+# it warns of in sixty lines, such as a file, it raises as well. jax, imported before,
+# has set 1 if nobody else had set anything.
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+  os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
 # What TensorFlow 2.21 writes to file descriptor 2 before it reads that variable, on a
 # machine without a GPU. Nothing else is held back.

@@ -15,6 +15,11 @@ import zipfile
 from mhmoe_jax.data.quiet import tf
 
 _PIPELINE = "pipeline.json"
+_FILE = "file "  # How the keys of fingerprints begin.
+_NAMED = 5  # differences; a text may have thousands of files
+_UNKNOWN = (
+  "the checkpoint has no fingerprints of its text: whether it has changed is not known"
+)
 
 
 def save_iterator(iterator, pipeline: Mapping[str, str | int]) -> bytes:
@@ -36,8 +41,11 @@ def save_iterator(iterator, pipeline: Mapping[str, str | int]) -> bytes:
   return state.getvalue()
 
 
-def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) -> None:
+def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) -> str:
   """Moves an iterator to the place that save_iterator returned.
+
+  Returns:
+    What a user should know, or "": states of earlier versions know no files.
 
   Raises:
     ValueError: the state is not one, or its pipeline is another.
@@ -51,15 +59,26 @@ def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) 
     zipfile.ZipFile(io.BytesIO(state)) as archive,
   ):
     saved = json.loads(archive.read(_PIPELINE))
-    differences = ", ".join(
+    files = [key for key in pipeline if key.startswith(_FILE)]
+    is_unknown = bool(files) and not any(key.startswith(_FILE) for key in saved)
+    if is_unknown:
+      pipeline = {key: pipeline[key] for key in pipeline if key not in files}
+    differences = [
       f"{key}={saved.get(key)!r} in the state but {pipeline.get(key)!r} here"
-      for key in sorted(saved.keys() | pipeline.keys())
+      for key in sorted(
+        saved.keys() | pipeline.keys(), key=lambda key: (key.startswith(_FILE), key)
+      )
       if saved.get(key) != pipeline.get(key)
-    )
+    ]
     if differences:
+      more = len(differences) - _NAMED
       raise ValueError(
-        f"A feed restores only the state of an equal feed, got {differences}."
+        "A feed restores only the state of an equal feed, got "
+        + ", ".join(differences[:_NAMED])
+        + (f", and {more} more" if more > 0 else "")
+        + "."
       )
     archive.extractall(directory)
     checkpoint = tf.train.Checkpoint(iterator=iterator)
     checkpoint.read(f"{directory}/iterator").assert_consumed()
+  return _UNKNOWN if is_unknown else ""

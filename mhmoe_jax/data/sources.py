@@ -12,18 +12,29 @@ import re
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
+from mhmoe_jax.data.files import file_sizes, find_files, kind_of
+from mhmoe_jax.data.fingerprints import fingerprint
 from mhmoe_jax.data.jsonl import read_documents
 from mhmoe_jax.data.prepared import PreparedSource
-from mhmoe_jax.data.quiet import seqio, tf, tfds
+from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.spans import (
   Span,
   cut_spans,
-  find_files,
   least_spans,
   read_span,
   span_bytes,
-  span_records,
 )
+from mhmoe_jax.data.tfds_source import make_tfds_source
+
+# What tf.data says of files that it reads itself.
+_OF_FILES = (
+  tf.errors.DataLossError,
+  tf.errors.FailedPreconditionError,
+  tf.errors.NotFoundError,
+  tf.errors.PermissionDeniedError,
+  tf.errors.UnavailableError,
+)
+_DAMAGED = "prepared text must be as `mhmoe prepare` wrote it, got a damaged record."
 
 
 def make_source(cfg: DataConfig) -> seqio.DataSource:
@@ -36,16 +47,20 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
   if cfg.prepared:
     return PreparedSource(cfg)
   if cfg.source == "tfds":
-    return _make_tfds_source(cfg)
+    return make_tfds_source(cfg)
   train, valid = cfg.train, cfg.valid
   if cfg.source == "bundled":
     corpus = importlib.resources.files("mhmoe_jax.data") / "corpus"
     train = str(corpus / "tinyshakespeare_train.txt")
     valid = str(corpus / "tinyshakespeare_valid.txt")
-  text_key = cfg.text_key if cfg.source == "jsonl" else None
-  return FileSource(
-    {"train": find_files(train), "validation": find_files(valid)}, text_key
-  )
+  paths = {"train": find_files(train), "validation": find_files(valid)}
+  for path in paths["train"] + paths["validation"]:
+    if cfg.source == "text" and kind_of(path) == "jsonl":
+      raise ValueError(
+        "a .jsonl file must be read with source='jsonl', as every verb does, got "
+        f"source='text' for {path}."
+      )
+  return FileSource(paths, cfg.text_key if cfg.source == "jsonl" else None)
 
 
 def mixture_rates(cfg: DataConfig) -> list[float]:
@@ -70,23 +85,52 @@ def mixture_rates(cfg: DataConfig) -> list[float]:
   return [power / sum(powers) for power in powers]
 
 
-@contextlib.contextmanager
-def plain_errors() -> Iterator[None]:
-  """Raises what a FileSource raised while tf.data read it.
+def fingerprint_train(cfg: DataConfig) -> dict[str, str]:
+  """Returns what tells a training text from another of the same config, by "file ..".
 
-  tf.data turns the exception of a Python function into text, with a traceback, and
-  raises that.
+  Of prepared text it is empty, for that is told by `identify_prepared`.
 
   Raises:
-    ValueError: a file is not UTF-8, or a line of JSONL is not a document.
+    ValueError: the text cannot be read.
+  """
+  prints = {}
+  for name, member in (cfg.members() or {"": cfg}).items():
+    if member.prepared:
+      continue
+    with named(name) if name else contextlib.nullcontext():
+      found = make_source(member).fingerprint("train")
+    if member.source == "bundled":  # The folder of this package is another elsewhere.
+      found = {f"file {key.rpartition('/')[2]}": found[key] for key in found}
+    prints |= found
+  return prints
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+  """Raises what was wrong with a file while tf.data read it, in one line.
+
+  tf.data turns the exception of a Python function, such as a FileSource's, into text,
+  with a traceback, and raises that. The files of TFDS it reads by itself.
+
+  Raises:
+    ValueError: a file cannot be read, is not UTF-8, is damaged, or a line of JSONL is
+      not a document.
   """
   try:
     yield
   except tf.errors.InvalidArgumentError as error:
     raised = re.search(r"ValueError: (.*)", error.message)
-    if raised is None:
+    if raised is not None:
+      raise ValueError(raised[1]) from None
+    if "Could not parse example" not in error.message:
       raise
-    raise ValueError(raised[1]) from None
+    raise ValueError(_DAMAGED) from None
+  except UnicodeDecodeError:  # Of a message that shows such an example.
+    raise ValueError(_DAMAGED) from None
+  except _OF_FILES as error:
+    # "{{node ...}} path; reason [Op:...] name: "
+    reason = re.sub(r"{{.*?}}|\[(\[|Op:).*", "", error.message, flags=re.DOTALL)
+    raise ValueError(f"cannot read the text: {' '.join(reason.split())}.") from None
 
 
 class FileSource(seqio.DataSource):
@@ -101,6 +145,8 @@ class FileSource(seqio.DataSource):
   def __init__(self, split_to_paths: Mapping[str, Sequence[str]], text_key: str | None):
     super().__init__(splits=split_to_paths)
     self._split_to_paths = split_to_paths
+    paths = [path for paths in split_to_paths.values() for path in paths]
+    self._sizes = dict(zip(paths, file_sizes(paths), strict=True))
     self._text_key = text_key
 
   @property
@@ -123,7 +169,11 @@ class FileSource(seqio.DataSource):
 
   def size(self, split: str) -> int:
     """Returns the bytes of a split."""
-    return sum(tf.io.gfile.stat(path).length for path in self._split_to_paths[split])
+    return sum(self._sizes[path] for path in self._split_to_paths[split])
+
+  def fingerprint(self, split: str) -> dict[str, str]:
+    """Returns what tells the text of a split from another of the same files."""
+    return fingerprint(self._split_to_paths[split])
 
   def span_size(self, split: str, shard_info: seqio.ShardInfo | None) -> int:
     """Returns the bytes of a span."""
@@ -156,96 +206,13 @@ class FileSource(seqio.DataSource):
     }
 
   def _read_texts(self, span: Span) -> tuple[list[bytes], bool]:
+    size = self._sizes.get(span.path)
     if self._text_key is not None:
-      return read_documents(span, self._text_key), True
-    lines = read_span(span)
+      return read_documents(span, self._text_key, size), True
+    lines = read_span(span, size)
     return [lines.text] if lines.text else [], lines.is_last
 
 
 def _slice(spans: Sequence[Span]) -> tf.data.Dataset:
   columns = Span(*(np.array(column) for column in zip(*spans, strict=True)))
   return tf.data.Dataset.from_tensor_slices(columns)
-
-
-class TfdsSource(seqio.TfdsDataSource):
-  """A field of a data set of TensorFlow Datasets."""
-
-  def __init__(self, name: str, splits: Mapping[str, str], text_key: str):
-    super().__init__(name, splits=splits)
-    self._tfds_splits = splits
-    self._text_key = text_key
-
-  def get_dataset(
-    self, split="train", shuffle=True, seed=None, shard_info=None, **unused_kwargs
-  ) -> tf.data.Dataset:
-    # As seqio reads it, but for the cache of small data sets, which would be saved with
-    # the iterator, and another look for the data set on the public bucket.
-    config = tfds.ReadConfig(try_autocache=False, skip_prefetch=True, shuffle_seed=seed)
-    if shard_info:
-      config.input_context = tf.distribute.InputContext(
-        num_input_pipelines=shard_info.num_shards, input_pipeline_id=shard_info.index
-      )
-    return self._read(self._tfds_splits[split], shuffle, config)
-
-  def size(self, split: str) -> int:
-    """Returns the records of a split."""
-    return self.tfds_dataset.builder.info.splits[self._tfds_splits[split]].num_examples
-
-  def span_size(self, split: str, shard_info: seqio.ShardInfo | None) -> int:
-    """Returns the records of a span."""
-    return span_records(self.size(split), least_spans(shard_info))
-
-  def read_spans(
-    self, split: str, shard_info: seqio.ShardInfo | None, part: int, parts: int
-  ) -> tf.data.Dataset:
-    """Returns one of several parts of a split, an element for each span."""
-    splits = tfds.even_splits(self._tfds_splits[split], n=parts)
-    ds = self._read(splits[part], False, tfds.ReadConfig(try_autocache=False))
-    return ds.batch(self.span_size(split, shard_info))
-
-  def iterate_texts(self, split: str) -> Iterator[bytes]:
-    """Yields the texts of a split in order."""
-    for example in self.get_dataset(split, shuffle=False).as_numpy_iterator():
-      yield example["targets"]
-
-  def _read(self, split, shuffle: bool, config: tfds.ReadConfig) -> tf.data.Dataset:
-    ds = self.tfds_dataset.builder.as_dataset(
-      split=split, shuffle_files=shuffle, read_config=config
-    )
-    return ds.map(lambda example: {"targets": example[self._text_key], "is_last": True})
-
-
-def _make_tfds_source(cfg: DataConfig) -> TfdsSource:
-  splits = {"train": cfg.train, "validation": cfg.valid}
-  source = TfdsSource(cfg.name, splits, cfg.text_key)
-  try:
-    builder = source.tfds_dataset.builder
-  except (ValueError, AssertionError) as error:  # The latter for an unknown version.
-    raise ValueError(
-      f"TFDS must know name, got name={cfg.name!r}: {str(error).splitlines()[0]}"
-    ) from None
-  try:
-    builder.download_and_prepare()
-  except ImportError as error:  # Apache Beam, or what reads the dumps.
-    raise ValueError(
-      f"TFDS must have built {cfg.name}, which needs more packages: "
-      f"`tfds build {cfg.name.split(':')[0]}`, or set $TFDS_DATA_DIR to where it is, "
-      f"got {error}."
-    ) from None
-  for field in ("train", "valid"):
-    split = getattr(cfg, field)
-    try:
-      builder.info.splits[split]
-    except ValueError as error:
-      raise ValueError(
-        f"{field} must be a split of {cfg.name}, got {field}={split!r}: "
-        f"{str(error).splitlines()[0]}"
-      ) from None
-  specs = builder.info.features.get_tensor_spec()
-  text_keys = [key for key in specs if specs[key] == tf.TensorSpec((), tf.string)]
-  if cfg.text_key not in text_keys:
-    raise ValueError(
-      f"text_key must be one of {', '.join(text_keys)} for {cfg.name}, got "
-      f"text_key={cfg.text_key!r}."
-    )
-  return source

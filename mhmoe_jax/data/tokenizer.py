@@ -15,6 +15,7 @@ import tempfile
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from mhmoe_jax.data.files import check_writable, writing
 from mhmoe_jax.data.quiet import tf
 
 # A normalisation of one rule: U+2581 becomes U+2582.
@@ -39,8 +40,9 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: str) -> Non
 
   Raises:
     ValueError: the texts are empty, or vocab_size is too small for their characters or
-      too large for their number of pieces.
+      too large for their number of pieces; or the path cannot be written.
   """
+  check_writable(path)  # Not after minutes.
   # First, because SentencePiece would make an error of its own of one in the texts.
   lines = list(_lines(texts))
   if not lines:
@@ -78,8 +80,10 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, path: str) -> Non
   proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
   # The name of a temporary file, another one each time.
   proto.normalizer_spec.ClearField("normalization_rule_tsv")
-  with tf.io.gfile.GFile(path, "wb") as file:
-    file.write(proto.SerializeToString(deterministic=True))
+  with writing(path):
+    with tf.io.gfile.GFile(path + ".begun", "wb") as file:
+      file.write(proto.SerializeToString(deterministic=True))
+    tf.io.gfile.rename(path + ".begun", path, overwrite=True)
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:

@@ -3,7 +3,6 @@
 Its checkpoint is of step 0: the optimizer is fresh, and no text has been read.
 """
 
-import contextlib
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from mhmoe_jax import sharding
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import RunConfig, resolve
+from mhmoe_jax.train.lock import hold
 from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.state import State, abstract_state, fresh_state
 
@@ -28,7 +28,7 @@ def lay_out(cfg: RunConfig) -> State:
 
 def check_new(workdir: str) -> None:
   """Raises ValueError if a run lives in `workdir`."""
-  with contextlib.closing(Checkpoints(workdir, 1)) as checkpoints:
+  with hold(workdir), Checkpoints(workdir, 1) as checkpoints:
     if checkpoints.steps():
       raise ValueError(
         f"a new run needs a folder without one, got {workdir} with checkpoints "
@@ -44,6 +44,6 @@ def start_run(config: ConfigDict, workdir: str, params: Any) -> None:
   make = jax.jit(
     lambda params: fresh_state(params, optimizer, cfg.train.seed), out_shardings=layout
   )
-  with contextlib.closing(Checkpoints(workdir, 1)) as checkpoints:
+  with hold(workdir), Checkpoints(workdir, 1) as checkpoints:
     checkpoints.save(0, make(params), {}, config.to_dict())
     checkpoints.wait()

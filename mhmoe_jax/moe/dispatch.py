@@ -9,6 +9,9 @@
 Slots are given position-major: all choices of a sub-token come before those of the
 next. With the customary order, all first choices before all second ones, a later token
 could push an earlier one out of its slot, and a causal model would see the future.
+The price: as many choices are dropped, but more first ones; at a capacity factor of 1,
+9 to 16 % of them where google-research/vmoe drops 0 to 3 %. Slots are those of one
+example here, in the authors' code those of all examples on a GPU.
 """
 
 import math

@@ -56,6 +56,7 @@ class MultiHeadMoe(nn.Module):
       x_BLD: tokens; `config.num_heads` must divide D.
       mask_BL: bool, False on padding, whose sub-tokens are not routed or counted and
         get only the merge layer's bias (and the residual, and the shared expert).
+        The authors' code routes and counts them.
         None: all real.
       deterministic: False in training, which selects `capacity_factor` instead of
         `eval_capacity_factor` in dispatches that drop, and switches on

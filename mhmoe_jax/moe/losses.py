@@ -14,6 +14,11 @@ def balance_loss(routing: Routing) -> jax.Array:
   "sub-tokens routed to e", which is what is done here (divided by K, to keep 1.0).
   The gradient flows through g alone.
 
+  Means are over all real sub-tokens of the batch (of a part, where gradients are
+  accumulated), on all devices. Elsewhere the same name means other numbers: one per
+  GPU in the authors' code, which counts padding, and one per group in vmoe;
+  transformers pools the layers before it multiplies, and does not divide by K.
+
   Returns:
     float32 scalar.
   """

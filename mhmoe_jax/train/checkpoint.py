@@ -13,7 +13,7 @@ manager, and reports every failed read, a bug as well as a lost file, as one
 save: `train/loop.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -42,7 +42,11 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of one run.  Every process makes the same calls.
+  """The checkpoints of one run, a context manager; all processes make the same calls.
+
+  The run's folder must be held (`train/lock.py`): a save that is not finished is taken
+  for that of a dead process, and removed.  What the file system refuses in the body of
+  the `with`, to whomever, is raised together with what is kept.
 
   Args:
     workdir: local or `gs://` directory of the run; created if missing.
@@ -83,6 +87,21 @@ class Checkpoints:
         about = saved.read_about(self._directory / str(step))
         self._retention.losses[step] = about["loss"]
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    if error is None:
+      self.close()
+      return
+    # What a save in the background raises now would hide the reason.
+    with contextlib.suppress(OSError):
+      self.close()
+    if isinstance(error, OSError):
+      steps = saved.committed_steps(self._directory)
+      kept = f"the checkpoint of step {max(steps)} is" if steps else "no checkpoint is"
+      raise OSError(f"{error}; {kept} kept.") from error
+
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, ascending; one being written counts."""
     return sorted(set(self._manager.all_steps()) - set(self._damaged))
@@ -116,6 +135,7 @@ class Checkpoints:
       loss: validation loss, if one was measured; NaN and infinity count as none.
 
     Raises:
+      OSError: the file system refuses, now or in the save before.
       ValueError: `step` is not later than the latest.
       TypeError: `config` holds something that JSON does not know.
     """
@@ -140,7 +160,8 @@ class Checkpoints:
     self._retention.losses[step] = about["loss"]
     arrays = ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state))
     items = ocp.args.Composite(state=arrays, run=run)
-    self._manager.save(step, args=items, force=True)  # Orbax has no say in when.
+    with self._writing():
+      self._manager.save(step, args=items, force=True)  # Orbax has no say in when.
 
   def restore(
     self, abstract_state: Any, streams: Sequence[int], step: int | None = None
@@ -182,11 +203,22 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Returns when the last save is committed; raises its error if it failed."""
-    self._manager.wait_until_finished()
+    with self._writing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits and ends the threads; no call may follow."""
-    self._manager.close()
+    with self._writing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """A failed save is an OSError in one line; tensorstore's are ValueErrors."""
+    try:
+      yield
+    except (OSError, ValueError) as error:
+      reason = integrity.one_line(error)
+      raise OSError(f"cannot write to {self._directory}: {reason}") from error
 
 
 def _in_pieces(x: jax.Array) -> ocp.SaveArgs:

@@ -42,12 +42,15 @@ def on_every_process(read: Callable[[], T]) -> T:
   try:
     result, damage = read(), None
   except DAMAGE as error:
-    # One line, without the specification that tensorstore appends to its sentence.
-    first_line = f"{type(error).__name__}: {error}".partition("\n")[0]
-    result, damage = None, first_line.partition(" [tensorstore_spec")[0]
+    result, damage = None, f"{type(error).__name__}: {one_line(error)}"
   if not multihost_utils.process_allgather(np.asarray(damage is None)).all():
     raise DamagedError(damage or "another process could not read it")
   return result
+
+
+def one_line(error: Exception) -> str:
+  """What went wrong, without the specification that tensorstore appends to it."""
+  return str(error).partition("\n")[0].partition(" [tensorstore_spec")[0]
 
 
 def newest_undamaged(
@@ -75,7 +78,11 @@ def newest_undamaged(
       return read(directory / str(candidate)), tries[:i]
     except DamagedError as error:
       damage = f"checkpoint {candidate} is damaged ({error})"
-      if i + 1 < len(tries) and jax.process_index() == 0:
+      last = i + 1 == len(tries)
+      # A run that goes on removes checkpoints while others read: that is no damage.
+      if (
+        not last and jax.process_index() == 0 and (directory / str(candidate)).exists()
+      ):
         _log.warning("%s; falling back to checkpoint %d.", damage, tries[i + 1])
   raise ValueError(f"none of the checkpoints {tries} can be read: {damage}.")
 

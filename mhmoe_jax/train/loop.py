@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
-from mhmoe_jax.data.streams import make_train_feed
+from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import (
@@ -16,8 +16,9 @@ from mhmoe_jax.train.evaluate import (
   evaluate_split,
   make_eval_step,
 )
+from mhmoe_jax.train.lock import hold
 from mhmoe_jax.train.optimizer import make_optimizer
-from mhmoe_jax.train.processes import all_or_none, deal_streams
+from mhmoe_jax.train.processes import all_or_none, check_same, deal_streams
 from mhmoe_jax.train.report import Report
 from mhmoe_jax.train.signals import stop_signals
 from mhmoe_jax.train.state import abstract_state, init_state
@@ -33,10 +34,14 @@ class Result(NamedTuple):
   tokens_per_second: float  # without compilation and evaluation; NaN if not known
 
 
-def train(config: ConfigDict, workdir: str) -> Result:
+def train(
+  config: ConfigDict, workdir: str, accept_changed_data: bool = False
+) -> Result:
   """Trains to the config's last step, resuming if `workdir` has a checkpoint.
 
   SIGTERM or SIGINT, to one process, lets all save a checkpoint at one step and return.
+  The text must be that of the checkpoint, unless a change is accepted: then it begins
+  anew.
 
   Raises:
     ValueError: for what a user can repair, in one line.
@@ -51,24 +56,12 @@ def train(config: ConfigDict, workdir: str) -> Result:
   with all_or_none():
     check_vocabulary(cfg.data.vocabulary, cfg.model.vocab_size)
     train_feed = make_train_feed(cfg.data, cfg.train.batch_size, streams.read)
-  checkpoints = Checkpoints(workdir, cfg.train.keep_last)
+    warn_of_overlap(cfg.data)
+  check_same(train_feed.pipeline, "the data")
 
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
   abstract = abstract_state(cfg.model, optimizer, mesh, rules)
-  restored = checkpoints.restore(abstract, streams.read)
-  start = 0 if restored is None else restored.step
-  report = Report(cfg, workdir, start)
-  if restored is None:
-    state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
-  else:
-    state = restored.state
-    if start:  # Parameters from elsewhere (interop/) have read nothing yet.
-      train_feed.restore(restored.data_states)
-    report.progress.note(f"resuming after step {start}")
-    for change in describe_changes(restored.config, config.to_dict()):
-      report.progress.note(f"changed since the checkpoint: {change}")
-
   layout, readable = jax.tree.map(lambda x: x.sharding, abstract), sharding.copies(mesh)
   train_step = jax.jit(
     make_train_step(cfg.model, cfg.objective, optimizer, cfg.train.accumulate_steps),
@@ -77,21 +70,36 @@ def train(config: ConfigDict, workdir: str) -> Result:
   )
   eval_step = jax.jit(make_eval_step(cfg.model), out_shardings=readable)
 
-  def validate(step: int) -> Evaluation:
-    size, limit = cfg.train.batch_size, cfg.train.eval_batches
-    with report.progress.paused():
-      result = evaluate_split(eval_step, state["params"], cfg.data, size, mesh, limit)
-    report.evaluation(step, result)
-    return result
+  with contextlib.ExitStack() as run:
+    run.enter_context(hold(workdir))
+    checkpoints = run.enter_context(Checkpoints(workdir, cfg.train.keep_last))
+    restored = checkpoints.restore(abstract, streams.read)
+    start = 0 if restored is None else restored.step
+    report = run.enter_context(Report(cfg, workdir, start))
+    if restored is None:
+      state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
+    else:
+      state, note = restored.state, ""
+      if start:  # Parameters from elsewhere (interop/) have read nothing yet.
+        with all_or_none():
+          note = train_feed.restore(restored.data_states, accept_changed_data)
+      report.progress.note(f"resuming after step {start}")
+      if note:
+        report.progress.note(note)
+      for change in describe_changes(restored.config, config.to_dict()):
+        report.progress.note(f"changed since the checkpoint: {change}")
 
-  profile_at = start + 11  # past compilation
-  evaluation = unread = None
-  with (
-    contextlib.closing(checkpoints),
-    report,
-    jax.set_mesh(mesh),
-    stop_signals() as stop,
-  ):
+    def validate(step: int) -> Evaluation:
+      size, limit = cfg.train.batch_size, cfg.train.eval_batches
+      with report.progress.paused():
+        result = evaluate_split(eval_step, state["params"], cfg.data, size, mesh, limit)
+      report.evaluation(step, result)
+      return result
+
+    profile_at = start + 11  # past compilation
+    evaluation = unread = None
+    run.enter_context(jax.set_mesh(mesh))
+    stop = run.enter_context(stop_signals())
     for step in range(start + 1, cfg.train.num_steps + 1):
       if cfg.train.profile_steps and step == profile_at:
         jax.profiler.start_trace(f"{workdir}/tensorboard")

@@ -6,9 +6,11 @@ How they agree to stop: `train/signals.py`.
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
+import json
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import multihost_utils
@@ -105,3 +107,16 @@ def all_or_none() -> Iterator[None]:
   if not np.all(fine):
     failed = np.flatnonzero(~np.asarray(fine)).tolist()
     raise ValueError(f"every process must start, got an error on {failed}.")
+
+
+def check_same(values: dict[str, Any], what: str) -> None:
+  """Raises ValueError if values, of JSON, are not the same in every process."""
+  digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+  mine = np.frombuffer(digest, np.uint32)
+  all_PX = np.reshape(multihost_utils.process_allgather(mine), (-1, len(mine)))
+  others = np.flatnonzero((all_PX != all_PX[0]).any(axis=1)).tolist()
+  if others:
+    raise ValueError(
+      f"{what} must be the same in every process, got others than process 0 on "
+      f"{others}; this is process {jax.process_index()}."
+    )

@@ -1,5 +1,6 @@
 """What a run tells while it trains: metrics, pictures, progress, a stop at NaN."""
 
+import contextlib
 import math
 
 import jax
@@ -7,8 +8,9 @@ import jax
 from mhmoe_jax.train import images
 from mhmoe_jax.train.config import RunConfig
 from mhmoe_jax.train.evaluate import Evaluation
-from mhmoe_jax.train.metrics import MetricWriter, ProgressLine, flatten_metrics
+from mhmoe_jax.train.metrics import MetricWriter, flatten_metrics
 from mhmoe_jax.train.optimizer import make_schedule
+from mhmoe_jax.train.progress import ProgressLine
 
 
 class Report:
@@ -17,13 +19,15 @@ class Report:
   Args:
     cfg: of the run.
     workdir: of the run.
-    start: the step it resumes from; rows after it are written anew.
+    start: the step it resumes from; rows after it are written anew.  If it is the last
+      one, there is nothing to add, and no file is touched.
   """
 
   def __init__(self, cfg: RunConfig, workdir: str, start: int):
     self._cfg = cfg
     self._learning_rate = make_schedule(cfg.optimizer, cfg.train.num_steps)
-    self._writer = MetricWriter(workdir, jax.process_index(), resume_step=start)
+    silent = jax.process_index() > 0 or start >= cfg.train.num_steps
+    self._writer = MetricWriter(workdir, start, silent=silent)
     self.progress = ProgressLine(
       cfg.train.num_steps,
       cfg.train.batch_size * cfg.data.sequence_length,
@@ -33,8 +37,10 @@ class Report:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self._writer.close()
+  def __exit__(self, kind, error, traceback):
+    # What cannot be written any more must not hide why the run ends.
+    with contextlib.suppress(OSError) if error else contextlib.nullcontext():
+      self._writer.close()
 
   def step(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Waits for the metrics of a step, and writes them at log points.

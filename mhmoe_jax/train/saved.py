@@ -19,11 +19,15 @@ from mhmoe_jax.train import integrity
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
-  return record.levelno >= logging.WARNING or "/orbax/" not in record.pathname
+  warns = record.levelno >= logging.WARNING and not record.exc_info
+  return warns or "/orbax/" not in record.pathname
 
 
-# At level INFO orbax writes some sixty lines per save.
+# At level INFO orbax writes some sixty lines per save; what it logs with a traceback,
+# from its threads, it raises as well.
 logging.getLogger("absl").addFilter(_is_not_chatter)
+# And so does asyncio, of tasks of orbax that failed beside another.
+logging.getLogger("asyncio").addFilter(lambda record: not record.exc_info)
 
 
 # Keys of tables that runs may be older than, and what such runs did.
@@ -184,17 +188,32 @@ def open_params(workdir: epath.PathLike, step: int | None = None) -> StoredParam
 def checkpoints_directory(workdir: epath.PathLike) -> epath.Path:
   """Where the checkpoints of a run are."""
   # tensorstore wants absolute paths; epath's resolve() would garble a gs:// one.
-  return epath.Path(pathlib.Path.cwd()) / epath.Path(workdir) / "checkpoints"
+  path = epath.Path(workdir)
+  if not path.is_absolute():
+    path = epath.Path(pathlib.Path.cwd()) / path
+  return path / "checkpoints"
+
+
+def committed_steps(directory: epath.Path) -> list[int]:
+  """Steps of the checkpoints under `directory` that are complete."""
+  if not directory.exists():
+    return []
+  return [x.step for x in ocp.step.standard_name_format().find_all(directory)]
 
 
 def _read_newest(
   workdir: epath.PathLike, step: int | None, read: Callable[[epath.Path], Any]
 ) -> Any:
-  directory, steps = checkpoints_directory(workdir), []
-  if directory.exists():
-    committed = ocp.step.standard_name_format().find_all(directory)
-    steps = [metadata.step for metadata in committed]
-  return integrity.newest_undamaged(directory, steps, step, read)[0]
+  directory = checkpoints_directory(workdir)
+  steps = committed_steps(directory)
+  while True:
+    try:
+      return integrity.newest_undamaged(directory, steps, step, read)[0]
+    except ValueError:
+      # A run that goes on may have replaced all of them in the meantime.
+      before, steps = steps, committed_steps(directory)
+      if step is not None or max(steps, default=0) <= max(before, default=0):
+        raise
 
 
 def read_about(directory: epath.Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Being asked to stop, by SIGTERM (a preemption) or Ctrl-C, and doing so together.
+"""Being asked to stop, by SIGTERM, Ctrl-C or a closed terminal; doing so together.
 
 Of several processes often only one is asked. jax's coordination service, which catches
 SIGTERM by itself from `jax.distributed.initialize` on, tells the others, looks how far
@@ -23,16 +23,22 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
   """Yields whether to stop after a step, to be asked once after each step in turn.
 
   Every process gets the same answer. A second Ctrl-C ends the program; so does a second
-  SIGTERM if there is one process only.
+  SIGTERM if there is one process only. A signal that is ignored, as SIGHUP is under
+  nohup, stays ignored.
   """
   if jax.process_count() == 1:
     stop = threading.Event()
-    with _on(signal.SIGTERM, stop.set), _on(signal.SIGINT, stop.set):
-      yield lambda step: stop.is_set()
+    ask, answer = stop.set, lambda step: stop.is_set()
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   else:
-    # To the service, which does not listen to SIGINT.
-    with _on(signal.SIGINT, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-      yield _agree_to_stop
+    # To the service, which listens to SIGTERM alone.
+    ask, answer = (lambda: os.kill(os.getpid(), signal.SIGTERM)), _agree_to_stop
+    signals = (signal.SIGINT, signal.SIGHUP)
+  with contextlib.ExitStack() as handlers:
+    for number in signals:
+      if signal.getsignal(number) != signal.SIG_IGN:
+        handlers.enter_context(_on(number, ask))
+    yield answer
 
 
 def _agree_to_stop(step: int) -> bool:
@@ -45,7 +51,7 @@ def _agree_to_stop(step: int) -> bool:
 @contextlib.contextmanager
 def _on(number: signal.Signals, ask: Callable[[], object]) -> Iterator[None]:
   def handle(*_):
-    signal.signal(number, before)
+    signal.signal(number, signal.SIG_DFL)  # A second one ends it at once, and quietly.
     _log.warning("%s: saving a checkpoint, then stopping", number.name)
     ask()
 

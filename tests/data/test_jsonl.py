@@ -24,11 +24,25 @@ def test_documents(tmp_path, nasty):
     assert read == [document.encode() for document in documents]
 
 
+def test_a_mark_blank_lines_and_long_records(tmp_path):
+  path = str(tmp_path / "a.jsonl")
+  documents = ["é" * 200_000, "b", "c" * 70_000]
+  lines = [json.dumps({"text": x}, ensure_ascii=False) for x in documents]
+  with open(path, "w", encoding="utf-8-sig") as file:
+    file.write("\n \n".join(lines))  # without a last line end
+  for least in (1, 40):
+    spans = cut_spans([path], least)
+    read = [x.decode() for span in spans for x in jsonl.read_documents(span, "text")]
+    assert read == documents
+
+
 @pytest.mark.parametrize(
   ("line", "problem"),
   [
     ('{"text": "a"', "\"Expecting ',' delimiter\" at column 13"),
     ('["a"]', "a list"),
+    ('{"text": {"body": "a"}}', "a dict"),
+    ("[" * 100_000, "lists or objects nested too deep"),
     ('{"txt": "a", "id": 3}', "the fields ['id', 'txt']"),
     ('{"text": null}', "a NoneType"),
     (

@@ -1,7 +1,9 @@
 """Prepared text: the batches of the text itself, or one line that says why not."""
 
 import dataclasses
+import json
 import pathlib
+import re
 
 import pytest
 
@@ -170,9 +172,68 @@ def test_missing_and_broken_shards(jsonl_cfg, tmp_path, refuses):
   path = tmp_path / "ready" / "train.tfrecord-00001-of-00003"
   data = path.read_bytes()
   path.write_bytes(data[:-7])
+  with refuses(
+    f"A shard must be as `mhmoe prepare` wrote it, got {len(data) - 7} bytes, not "
+    f"{len(data)}, in {path}."
+  ):
+    make_train_feed(ready, 8)
+  path.write_bytes(data)
+  feed = make_train_feed(dataclasses.replace(ready, shuffle_buffer=1), 8)
+  path.write_bytes(data[:-7])  # while it is read
   at = f"record before byte {len(data) - 7} of {path}."
   with pytest.raises(ValueError, match="^A shard must be as .*" + at):
-    take(make_train_feed(ready, 8), 20)
+    take(feed, 20)
   path.unlink()
   with refuses(f"{tmp_path}/ready must have all of its shards, got no {path.name}."):
     make_train_feed(ready, 8)
+
+
+@pytest.mark.parametrize(
+  ("name", "data", "problem"),
+  [
+    ("prepared.json", None, "cannot read {}/prepared.json: No such file or directory."),
+    ("prepared.json", b"", "must be as `mhmoe prepare` wrote it, got no JSON: "),
+    ("prepared.json", b"[]", "must be as `mhmoe prepare` wrote it, got no text and"),
+    ("spans.train.json", b"[[1,", "must be as `mhmoe prepare` wrote it, got no JSON: "),
+    ("COMPLETED", None, "prepared must be a folder that `mhmoe prepare` has finished,"),
+  ],
+)
+def test_damaged_notes(jsonl_cfg, tmp_path, name, data, problem):
+  folder = tmp_path / "ready"
+  ready = make(jsonl_cfg, folder)
+  if data is None:
+    (folder / name).unlink()
+  else:
+    (folder / name).write_bytes(data)
+  with pytest.raises(ValueError, match=re.escape(problem.format(folder))):
+    make_train_feed(ready, 8)
+
+
+def test_a_damaged_record_is_one_line(jsonl_cfg, tmp_path, refuses):
+  ready = make(jsonl_cfg, tmp_path / "ready", shards=1)
+  path = tmp_path / "ready" / "train.tfrecord-00000-of-00001"
+  data = bytearray(path.read_bytes())
+  data[12] ^= 0xFF  # the first byte behind a record's length and its checksum
+  path.write_bytes(data)
+  with refuses(
+    "prepared text must be as `mhmoe prepare` wrote it, got a damaged record."
+  ):
+    take(make_train_feed(ready, 8), 9)
+
+
+def test_folders_of_earlier_versions_are_good(text_cfg, tmp_path):
+  """They have no samples of the middle of a file."""
+  for name in ("train_0.txt", "valid.txt"):
+    (tmp_path / name).write_text("a line\n" * 30_000)
+  ready = make(text_cfg, tmp_path / "ready")
+  path = tmp_path / "ready" / "prepared.json"
+  manifest = json.loads(path.read_text())
+  prints = {k: v for k, v in manifest["text"].items() if k.startswith("file ")}
+  assert sorted(text.count(", ") for text in prints.values()) == [1, 2, 2]
+  for key, text in prints.items():
+    manifest["text"][key] = ", ".join(text.split(", ")[:2])
+  path.write_text(json.dumps(manifest))
+  PreparedSource(ready)
+  (tmp_path / "valid.txt").write_text("a line\n" * 29_999)
+  with pytest.raises(ValueError, match=r"got file .*valid.txt '210000 bytes, "):
+    PreparedSource(ready)

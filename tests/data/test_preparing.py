@@ -71,7 +71,7 @@ def test_refuses_another_folder(text_cfg, tmp_path, refuses):
     run(streams=2)
   with refuses(f"the folder to prepare must be new or begun, got '{tmp_path}'."):
     prepare(text_cfg, str(tmp_path), 2, lambda progress: None)
-  with pytest.raises(ValueError, match=r"^cannot write '.*train_0.txt/x': "):
+  with pytest.raises(ValueError, match=r"^cannot write .*train_0.txt/x: "):
     prepare(text_cfg, f"{tmp_path}/train_0.txt/x", 2, lambda progress: None)
 
 

@@ -27,6 +27,32 @@ def test_names_what_differs(refuses):
     restore_iterator(_iterate(), {"name": "a", "size": 4, "new": 2}, state)
 
 
+def test_names_some_of_many_files_behind_all_else(refuses):
+  old = {f"file {name}": "1 bytes" for name in "abcdefg"} | {"seed": 0}
+  new = dict.fromkeys(old, "2 bytes") | {"seed": 0, "zone": 1}
+  named = ", ".join(
+    f"file {name}='1 bytes' in the state but '2 bytes' here" for name in "abcd"
+  )
+  state = save_iterator(_iterate(), old)
+  with refuses(
+    "A feed restores only the state of an equal feed, got zone=None in the state but 1 "
+    f"here, {named}, and 3 more."
+  ):
+    restore_iterator(_iterate(), new, state)
+
+
+def test_a_state_without_files(refuses):
+  iterator = _iterate()
+  state = save_iterator(iterator, {"name": "a"})
+  note = restore_iterator(_iterate(), {"name": "a", "file x": "1 bytes"}, state)
+  assert note.startswith("the checkpoint has no fingerprints of its text")
+  with refuses(
+    "A feed restores only the state of an equal feed, got name='a' in the state but 'b'"
+    " here."
+  ):
+    restore_iterator(_iterate(), {"name": "b", "file x": "1 bytes"}, state)
+
+
 def test_other_bytes(refuses):
   with refuses("The state of a feed must be what save returned, got 4 other bytes."):
     restore_iterator(_iterate(), {}, b"junk")

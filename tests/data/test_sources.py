@@ -1,12 +1,11 @@
 """Sources: everything once, in order or shuffled, whole or dealt to processes."""
 
 import dataclasses
-import sys
 
 import pytest
 
 from mhmoe_jax.data.quiet import seqio, tf
-from mhmoe_jax.data.sources import make_source, plain_errors
+from mhmoe_jax.data.sources import fingerprint_train, make_source, plain_errors
 
 
 def _read(source, split="train", shuffle=False, seed=None, shard=None):
@@ -45,14 +44,6 @@ def test_jsonl(jsonl_cfg):
     ("valid 1é".encode(), True),
     ("valid 2éé".encode(), True),
   ]
-
-
-def test_tfds(tfds_cfg):
-  source = make_source(tfds_cfg)
-  train, valid = (_read(source, split) for split in ("train", "validation"))
-  assert (len(train), len(valid)) == (40, 10)
-  assert [*source.iterate_texts("train")] == [text for text, _ in train]
-  assert {*train, *valid} == {(f"document {n} of 50".encode(), True) for n in range(50)}
 
 
 @pytest.mark.parametrize("kind", ["text_cfg", "jsonl_cfg", "tfds_cfg"])
@@ -115,34 +106,23 @@ def test_other_errors_stay_what_they_are():
     next(iter(ds))
 
 
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    (
-      {"name": "nosuch:1.0.0"},
-      "TFDS must know name, got name='nosuch:1.0.0': Dataset nosuch not found.",
-    ),
-    (
-      {"train": "trian"},
-      "train must be a split of tiny_news:1.0.0, got train='trian': Unknown split "
-      "'trian'. Should be one of ['train', 'test'].",
-    ),
-    (
-      {"text_key": "number"},
-      "text_key must be one of body for tiny_news:1.0.0, got text_key='number'.",
-    ),
-  ],
-)
-def test_tfds_refuses(tfds_cfg, changes, message, refuses):
-  with refuses(message):
-    make_source(dataclasses.replace(tfds_cfg, **changes))
-
-
-def test_tfds_that_needs_beam(tfds_cfg, monkeypatch, tmp_path):
-  monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", str(tmp_path))
-  monkeypatch.setitem(sys.modules, "apache_beam", None)
-  cfg = dataclasses.replace(tfds_cfg, name="wiki40b/el:1.3.0", text_key="text")
-  with pytest.raises(
-    ValueError, match=r"^TFDS must have built wiki40b/el:1.3.0, which"
+def test_a_kind_of_file_is_one_kind_everywhere(jsonl_cfg, refuses):
+  with refuses(
+    "a .jsonl file must be read with source='jsonl', as every verb does, got "
+    f"source='text' for {jsonl_cfg.train}."
   ):
-    make_source(cfg)
+    make_source(dataclasses.replace(jsonl_cfg, source="text"))
+
+
+def test_fingerprints_are_of_what_is_trained_on(cfg, text_cfg, tfds_cfg, tmp_path):
+  paths = [f"file {tmp_path}/train_{i}.txt" for i in (0, 1)]
+  assert [*fingerprint_train(text_cfg)] == paths
+  own = {"a": {"train": text_cfg.train}, "b": {"train": text_cfg.valid}}
+  mixture = dataclasses.replace(text_cfg, mixture=own)
+  assert [*fingerprint_train(mixture)] == [*paths, f"file {tmp_path}/valid.txt"]
+  assert fingerprint_train(dataclasses.replace(text_cfg, prepared="x")) == {}
+  ((name, made),) = fingerprint_train(tfds_cfg).items()
+  assert name == "file tiny_news/1.0.0 train[:80%]"
+  assert made.startswith("40 records, ")
+  (bundled,) = fingerprint_train(cfg)
+  assert bundled == "file tinyshakespeare_train.txt"  # wherever this package is

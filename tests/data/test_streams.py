@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import itertools
+import os
+import re
 import subprocess
 import sys
 
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 
 from mhmoe_jax.data.feed import make_eval_feed
-from mhmoe_jax.data.streams import make_train_feed
+from mhmoe_jax.data.snapshot import save_iterator
+from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
 from tests.data.batches import assert_equal, segments, take, write_jsonl
+
+ACCEPT = "With --accept_changed_data the run goes on and begins the text anew."
 
 
 def test_shapes_and_types(cfg):
@@ -188,7 +193,7 @@ def test_state_belongs_to_its_feed(text_cfg, refuses):
   with refuses(
     "A feed restores only the state of an equal feed, got batch_size=16 in the state "
     "but 8 here, seed=0 in the state but 7 here, sequence_length=64 in the state but 32"
-    " here."
+    f" here. {ACCEPT}"
   ):
     make_train_feed(cfg, 8).restore(state)
   # The validation text does not matter to training.
@@ -196,16 +201,104 @@ def test_state_belongs_to_its_feed(text_cfg, refuses):
   make_train_feed(cfg, 16).restore(state)
 
 
+def _change(path, kind):
+  text = path.read_bytes()
+  if kind == "a byte":
+    path.write_bytes(text.replace(b"line 100", b"line 10O"))
+  elif kind == "shorter":
+    path.write_bytes(text[:-20])
+  elif kind == "gone":
+    path.unlink()
+  else:
+    path.with_name("train_2.txt").write_bytes(text)
+
+
+@pytest.mark.parametrize("kind", ["a byte", "shorter", "gone", "one more"])
+def test_a_text_that_changed_is_named_and_refused(text_cfg, tmp_path, kind):
+  cfg = dataclasses.replace(text_cfg, streams=2)
+  feed = make_train_feed(cfg, 8)
+  take(feed, 3)
+  states = feed.save([0, 1])
+  path = tmp_path / "train_1.txt"
+  times = path.stat()
+  _change(path, kind)
+  if path.exists():  # As by `cp -p` or rsync.
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+  changed = make_train_feed(cfg, 8)
+  name = "train_2.txt" if kind == "one more" else "train_1.txt"
+  with pytest.raises(ValueError, match=rf"got file {tmp_path}/{name}=\S+ .*anew\.$"):
+    changed.restore(states)
+  note = changed.restore(states, accept_changes=True)
+  assert note.startswith("the text begins anew: ")
+  assert name in note
+  assert_equal(take(changed, 3), take(make_train_feed(cfg, 8), 3))
+  # From then on it is the text of the run.
+  again = make_train_feed(cfg, 8)
+  assert again.restore(changed.save([0, 1])) == ""
+  assert_equal(take(again, 3), take(changed, 3))
+
+
+def test_a_place_without_fingerprints_is_good_and_says_so(text_cfg):
+  feed = make_train_feed(text_cfg, 8)
+  old = {key: x for key, x in feed.pipeline.items() if not key.startswith("file ")}
+  assert len(old) == len(feed.pipeline) - 2  # of two files
+  take(feed, 3)
+  state = save_iterator(feed._feeds[0]._iterators[0], old | {"stream": 0})
+  resumed = make_train_feed(text_cfg, 8)
+  assert resumed.restore({0: state}) == (
+    "the checkpoint has no fingerprints of its text: whether it has changed is not "
+    "known"
+  )
+  assert_equal(take(resumed, 3), take(feed, 3))
+
+
+def test_a_file_that_is_lost_or_cut_while_it_is_read(text_cfg, tmp_path, refuses):
+  cfg = dataclasses.replace(text_cfg, shuffle_buffer=1, sequence_length=16)
+  path = tmp_path / "train_1.txt"
+  for change, message in (
+    ("shorter", f"at first and {path.stat().st_size - 20} now in {path}."),
+    ("gone", f"cannot read {path}: No such file or directory."),
+  ):
+    feed = make_train_feed(cfg, 4)
+    take(feed, 1)
+    _change(path, change)
+    with pytest.raises(ValueError, match=re.escape(message) + "$"):
+      take(feed, 2_000)
+
+
+def test_one_giant_line_feeds_several_streams(cfg, tmp_path):
+  path = tmp_path / "a.txt"
+  path.write_text("é" * 300_000)
+  cfg = dataclasses.replace(
+    cfg, source="text", train=str(path), valid=str(path), streams=2, shuffle_buffer=1
+  )
+  batch = next(make_train_feed(cfg, 8))
+  assert set(batch["targets"][batch["weights"] > 0]) <= {*(b + 3 for b in "é".encode())}
+
+
+def test_warns_of_text_that_is_trained_on_and_of_files_named_twice(text_cfg, caplog):
+  path = text_cfg.valid
+  warn_of_overlap(dataclasses.replace(text_cfg, train=f"{path},{path}"))
+  assert [record.getMessage() for record in caplog.records] == [
+    f"validation is of text that is trained on: {path} is in data.train and data.valid",
+    f"{path} is named twice in data.train and read twice",
+  ]
+  caplog.clear()
+  warn_of_overlap(text_cfg)
+  assert not caplog.records
+
+
 def test_number_of_streams_is_for_good(text_cfg, refuses):
   cfg = dataclasses.replace(text_cfg, streams=2)
   states = make_train_feed(cfg, 8).save([0, 1])
   with refuses(
     "A feed restores only the state of an equal feed, got streams=2 in the state but 1 "
-    "here."
+    f"here. {ACCEPT}"
   ):
     make_train_feed(text_cfg, 8).restore(states)
   with refuses(
-    "data.streams must stay what it was when a run began, got no state of stream 2."
+    "data.streams must stay what it was when a run began, got no state of stream 2. "
+    f"{ACCEPT}"
   ):
     make_train_feed(dataclasses.replace(cfg, streams=4), 8).restore(states)
 

@@ -113,7 +113,9 @@ def test_the_card_knows_the_run(tmp_path):
   card = (tmp_path / "out" / "README.md").read_text()
   for line in ("SMoE, 4 layers of width 16, 4 experts, top-2", "| data | bundled |"):
     assert line in card
-  assert re.search(r"\| dense, equal parameters \| [\d,]+ \| .* \| [01]\.\d{3} \|", card)
+  assert re.search(
+    r"\| dense, equal parameters \| [\d,]+ \| .* \| [01]\.\d{3} \|", card
+  )
   assert "not measured at this checkpoint" in card
 
 

@@ -1,7 +1,5 @@
 """A run that begins with given parameters trains as one that drew them."""
 
-import contextlib
-
 import jax
 import numpy as np
 
@@ -29,5 +27,5 @@ def test_the_first_steps_are_those_of_a_fresh_run(tmp_path):
   assert given.evaluation.loss == fresh.evaluation.loss
   changed = np.abs(given.params["embed_VD"] - state["params"]["embed_VD"]).max()
   assert changed > 1e-5
-  with contextlib.closing(loop.Checkpoints(str(tmp_path / "given"), 2)) as checkpoints:
+  with loop.Checkpoints(str(tmp_path / "given"), 2) as checkpoints:
     assert checkpoints.steps() == [0, 2]

@@ -20,11 +20,12 @@ def test_equals_pytorch(kind):
   def apply(params, x):
     return Norm(kind, 1e-2).apply({"params": params}, x)
 
-  y, pull = jax.vjp(apply, params, inputs["x"])
-  dparams, dx = pull(jnp.float32(golden.wave(0.3, 3, 6)))
+  # Of rank 3, so that the last dimension is not the second.
+  y, pull = jax.vjp(apply, params, inputs["x"][:, None])
+  dparams, dx = pull(jnp.float32(golden.wave(0.3, 3, 1, 6)))
   close = np.testing.assert_allclose
-  close(y, expected["y"], rtol=1e-5, atol=1e-6)
-  close(dx, expected["d_x"], rtol=1e-5, atol=1e-6)
+  close(y[:, 0], expected["y"], rtol=1e-5, atol=1e-6)
+  close(dx[:, 0], expected["d_x"], rtol=1e-5, atol=1e-6)
   for name, d in dparams.items():
     close(d, expected[f"d_{name[:-2]}"], rtol=1e-5, atol=1e-6)
 

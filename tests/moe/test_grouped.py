@@ -19,7 +19,7 @@ SIZES = {
 }
 
 
-def make_weights(key, gated, bias, norm, hidden=12, formula=Formula()):
+def make_weights(key, gated, bias, norm, hidden=12):
   F = hidden
   shapes = ExpertWeights(
     w_in_EMF=(E, M, F),
@@ -30,13 +30,13 @@ def make_weights(key, gated, bias, norm, hidden=12, formula=Formula()):
     norm_scale_EF=(E, F) if norm else None,
     norm_bias_EF=(E, F) if norm and not gated else None,  # else RMSNorm
     b_gate_EF=(E, F) if gated and bias else None,
-    formula=None,
+    formula=None,  # as it is by default
   )
   keys = jax.random.split(key, len(shapes))
   draws = [
     s and 0.3 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)
   ]
-  return ExpertWeights(*draws[:-1], formula)
+  return ExpertWeights(*draws[:-1])
 
 
 def all_on_all(weights, x_TM, scale_T, sizes_E):
@@ -86,6 +86,15 @@ KINDS += [(True, True, True)]
 @pytest.mark.parametrize(("gated", "bias", "norm"), KINDS)
 def test_equals_the_definition(key, backend, sizes, gated, bias, norm):
   check(key, backend, make_weights(key, gated, bias, norm), sizes, T)
+
+
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+def test_the_formula_travels_with_the_weights(key, backend):
+  """To every backend, in both directions: GELU's tanh form, and another epsilon."""
+  weights = make_weights(key, gated=False, bias=False, norm=True)
+  formula = Formula(tanh=True, norm_epsilon=0.5)
+  weights = weights._replace(formula=formula)
+  check(key, backend, weights, SIZES["uneven"], T)
 
 
 @pytest.mark.parametrize(("gated", "bias", "norm"), KINDS)
@@ -189,3 +198,33 @@ def test_many_rows_of_an_expert_compile_for_a_tpu():
 
   with jax.default_matmul_precision("default"):
     jax.jit(step).lower(weights, *rest).compile()
+
+
+@pytest.mark.parametrize("chip", ["v5e:2x2", "v6e:2x2"])
+def test_exact_gelu_compiles_in_the_kernel_for_a_tpu(chip):
+  """The error function and its gradient, with biases and a norm, on the chip."""
+  T, M, F, E = 1024, 192, 768, 4
+  device = jax.sharding.SingleDeviceSharding(devices_of(chip, 1)[0])
+
+  def half(*shape, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=device)
+
+  weights = ExpertWeights(
+    w_in_EMF=half(E, M, F),
+    w_out_EFM=half(E, F, M),
+    b_in_EF=half(E, F),
+    b_out_EM=half(E, M),
+    norm_scale_EF=half(E, F),
+    norm_bias_EF=half(E, F),
+  )
+  rest = half(T, M), half(T, dtype=jnp.float32), half(E, dtype=jnp.int32)
+
+  def step(weights, x_TM, scale_T, sizes_E):
+    def loss(weights, x_TM):
+      return grouped_ffn(weights, x_TM, scale_T, sizes_E, "fused").sum()
+
+    return jax.grad(loss, (0, 1))(weights, x_TM)
+
+  with jax.default_matmul_precision("default"):
+    compiled = jax.jit(step).lower(weights, *rest).compile()
+  assert "tpu_custom_call" in compiled.as_text()

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,14 @@ def test_resume_after_sigkill(config, tmp_path, whole, after):
   while not (record.exists() and f'"step": {after}' in record.read_text()):
     assert child.poll() is None, "the run ended before it could be killed"
     time.sleep(0.01)
+  # While it has not ended nobody else can train here, or change anything.
+  child.send_signal(signal.SIGSTOP)
+  before = files(workdir)
+  with pytest.raises(
+    ValueError, match=f"is held by host .* process {child.pid}, since"
+  ):
+    loop.train(config, str(workdir))
+  assert files(workdir) == before
   child.kill()
   child.wait()
   loop.train(config, str(workdir))
@@ -122,13 +131,54 @@ def test_a_damaged_checkpoint_falls_back(config, tmp_path, whole, caplog):
   assert rows(whole) == expected
 
 
+def files(workdir):
+  paths = pathlib.Path(workdir).rglob("*")
+  return {path: path.read_bytes() for path in paths if path.is_file()}
+
+
+def test_a_text_that_changed_is_refused_or_begins_anew(config, tmp_path, capfd):
+  config.train.num_steps = 2
+  workdir = str(tmp_path / "run")
+  loop.train(config, workdir)
+  config.train.num_steps = 3
+  with open(config.data.train, "a", encoding="utf-8") as file:
+    file.write("one more line\n")
+  with pytest.raises(ValueError, match=rf"got file {config.data.train}='.* anew\.$"):
+    loop.train(config, workdir)
+  capfd.readouterr()
+  assert loop.train(config, workdir, accept_changed_data=True).step == 3
+  shown = capfd.readouterr().err
+  assert "resuming after step 2\n" in shown
+  assert "the text begins anew: A feed restores only" in shown
+  assert config.data.train in shown
+
+
 def test_a_finished_run_says_so(config, whole, capfd):
-  before = rows(whole)
-  result = loop.train(config, whole)
-  assert result.step == 6
-  assert result.evaluation.bits_per_byte > 0
-  assert "already trained to step 6" in capfd.readouterr().err
-  assert rows(whole)[: len(before)] == before
+  before = files(whole)
+  for num_steps in (6, 3):
+    config.train.num_steps = num_steps
+    result = loop.train(config, whole)
+    assert result.step == 6
+    assert result.evaluation.bits_per_byte > 0
+    assert "already trained to step 6" in capfd.readouterr().err
+    assert files(whole) == before
+
+
+def test_nothing_but_the_checkpoints_is_needed_to_resume(config, tmp_path, whole):
+  found = pathlib.Path(whole)
+  wanted = rows(whole)
+  shutil.rmtree(found / "checkpoints" / "6")
+  (found / "checkpoints" / "8.orbax-checkpoint-tmp").mkdir()
+  (found / "checkpoints" / "notes.txt").write_text("of mine")
+  shutil.rmtree(found / "tensorboard")
+  (found / "tensorboard").write_text("in the way")
+  (found / "lock").write_text("{")
+  (found / "metrics.tmp").write_text("left")
+  record = (found / "metrics.jsonl").read_bytes()
+  (found / "metrics.jsonl").write_bytes(b"\n\0\n" + record.replace(b"4", b"\xff", 1))
+  assert loop.train(config, whole).step == 6
+  assert len(rows(whole)) == len(wanted) - 1
+  assert rows(whole)[-3:] == wanted[-3:]
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):

@@ -1,21 +1,16 @@
 import contextlib
-import io
 import json
 import math
 import pathlib
+import time
 
+from clu import metric_writers
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from mhmoe_jax.train import metrics
-from mhmoe_jax.train.metrics import (
-  MetricWriter,
-  ProgressLine,
-  flatten_metrics,
-  progress_text,
-  read_metrics,
-)
+from mhmoe_jax.train.metrics import MetricWriter, flatten_metrics, read_metrics
 
 
 @contextlib.contextmanager
@@ -97,12 +92,12 @@ def test_kill_while_dropping_rows_keeps_the_file(tmp_path, monkeypatch):
     log(w, range(1, 6))
   before = (tmp_path / "metrics.jsonl").read_bytes()
 
-  def killed(self, text):
+  def killed(self, content):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(pathlib.Path, "write_text", killed)
-    patch.setattr(type(metrics.epath.Path("x")), "write_text", killed)
+    patch.setattr(pathlib.Path, "write_bytes", killed)
+    patch.setattr(type(metrics.epath.Path("x")), "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
       MetricWriter(tmp_path, resume_step=2)
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
@@ -114,8 +109,62 @@ def test_reader_leaves_out_a_row_under_way(tmp_path):
   assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
 
 
+DAMAGES = {
+  "blank": b"",
+  "half": b'{"step": 2, "lo',
+  "NULs of a power loss": b"\0\0\0\0{}",
+  "not UTF-8": b'{"step": 2, "\xff": 1}',
+  "no object": b"[2]",
+  "a number": b"2",
+  "without step": b'{"loss": 1.0}',
+  "step of another type": b'{"step": "2"}',
+  "step true": b'{"step": true}',
+  "no numbers": b'{"step": 2, "loss": [1.0]}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_rows_are_named_and_dropped(tmp_path, caplog, damage):
+  path = tmp_path / "metrics.jsonl"
+  rows = [b'{"step": 1, "loss": 4.0}', DAMAGES[damage], b'{"step": 3, "loss": "nan"}']
+  path.write_bytes(b"\n".join(rows) + b"\n")
+  before = path.read_bytes()
+  assert [row["step"] for row in read_metrics(path)] == [1, 3]
+  assert path.read_bytes() == before
+  assert [record.getMessage() for record in caplog.records] == [
+    f"{path}: 1 damaged rows of 3 left out."
+  ]
+  with writer(tmp_path, resume_step=3) as w:
+    w.write(4, {"loss": 1.0})
+  assert path.read_bytes() == b"\n".join(
+    [rows[0], rows[2], b'{"step": 4, "loss": 1.0}\n']
+  )
+
+
+def test_a_directory_in_the_place_of_the_record(tmp_path, caplog):
+  (tmp_path / "metrics.jsonl").mkdir()
+  (tmp_path / "metrics.jsonl" / "of whom").write_text("?")
+  with writer(tmp_path, resume_step=3) as w:
+    w.write(4, {"loss": 1.0})
+  assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 4, "loss": 1.0}]
+  (aside,) = tmp_path.glob("metrics.jsonl.*")
+  assert (aside / "of whom").read_text() == "?"
+  assert f"was a directory: it is {aside.name} now." in caplog.text
+
+
+def test_a_full_disk_is_named(tmp_path):
+  w = MetricWriter(tmp_path)
+  w._rows.close()
+  w._rows = open("/dev/full", "w")  # noqa: SIM115
+  message = f"cannot write to {tmp_path}/metrics.jsonl: .*No space left"
+  with pytest.raises(OSError, match=message):
+    w.write(1, {"loss": 1.0})
+  with pytest.raises(OSError, match=message):
+    w.close()
+
+
 def test_other_processes_write_nothing(tmp_path):
-  with writer(tmp_path / "run", process_index=1) as w:
+  with writer(tmp_path / "run", silent=True) as w:
     w.write(1, {"loss": 1.0})
     w.write_image(1, "load", np.zeros((2, 2, 3), np.uint8))
   assert not (tmp_path / "run").exists()
@@ -137,6 +186,34 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
   np.testing.assert_array_equal(tf.io.decode_png(png).numpy(), image)
 
 
+def test_without_tensorboard_a_run_goes_on(tmp_path, caplog):
+  (tmp_path / "tensorboard").write_text("in the way")
+  with writer(tmp_path) as w:
+    w.write(3, {"loss": 2.5})
+    w.write_image(3, "routing/load", np.zeros((2, 2, 3), np.uint8))
+  assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "loss": 2.5}]
+  (warning,) = caplog.records
+  where = f"{tmp_path}/tensorboard"
+  assert warning.getMessage().startswith(f"going on without TensorBoard in {where}: ")
+
+
+def test_tensorboard_that_fails_in_its_thread(tmp_path, caplog, monkeypatch):
+  def full(self, step, scalars):
+    raise tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metric_writers.SummaryWriter, "write_scalars", full)
+    with writer(tmp_path) as w:
+      for step in range(1, 200):
+        w.write(step, {"loss": 2.5})
+        time.sleep(0.001)
+  assert len(read_metrics(tmp_path / "metrics.jsonl")) == 199
+  (warning,) = caplog.records
+  where = f"{tmp_path}/tensorboard"
+  wanted = f"going on without TensorBoard in {where}: ResourceExhaustedError."
+  assert warning.getMessage() == wanted
+
+
 @pytest.mark.parametrize(
   "image",
   [
@@ -147,7 +224,7 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
 )
 def test_image_of_another_kind_is_refused(tmp_path, image):
   with pytest.raises(ValueError, match="uint8 of shape") as error:
-    MetricWriter(tmp_path, process_index=1).write_image(1, "load", image)
+    MetricWriter(tmp_path, silent=True).write_image(1, "load", image)
   assert str(image.shape) in str(error.value)
 
 
@@ -181,98 +258,3 @@ def test_flatten_metrics():
     "router/active_experts/block_3": 0.5,
   }
   assert {type(x) for x in found.values()} == {float}
-
-
-# The progress line.
-
-
-@pytest.mark.parametrize(
-  ("step", "loss", "speed", "gone", "left", "text"),
-  [
-    (1, 11.0, math.nan, 59.4, math.nan, "loss 11.000  ppl 59.9k  59s gone"),
-    (9, 2.0, 999.4, 59.6, 5.0, "loss 2.000  ppl 7.39  999 tok/s  1m00s gone  5s left"),
-    (9, 2.0, 999.6, 3.0, 3600, "loss 2.000  ppl 7.39  1k tok/s  3s gone  1h00m left"),
-    (
-      9,
-      0.0,
-      1.234e6,
-      0.0,
-      90061,
-      "loss 0.000  ppl 1  1.23M tok/s  0s gone  25h01m left",
-    ),
-    (1000, math.nan, 1.0, 5.0, 0.0, "loss nan  ppl nan  1 tok/s  5s gone  0s left"),
-    (1000, 800.0, 1.0, 5.0, 0.0, "loss 800.000  ppl inf  1 tok/s  5s gone  0s left"),
-  ],
-)
-def test_progress_text(step, loss, speed, gone, left, text):
-  found = progress_text(step, 1000, loss, tokens_per_second=speed, gone=gone, left=left)
-  assert found == f"step {step:4}/1000  {text}"
-
-
-class Clock:
-  now = 1000.0
-
-  def __call__(self):
-    return self.now
-
-
-class Terminal(io.StringIO):
-  def isatty(self):
-    return True
-
-
-def test_speed_leaves_out_compilation_and_pauses():
-  clock, stream = Clock(), io.StringIO()
-  progress = ProgressLine(100, 50, stream=stream, clock=clock)
-  assert math.isnan(progress.tokens_per_second)
-  clock.now += 60  # Step 1 compiles.
-  for step in range(1, 11):
-    progress.tick(step)
-    clock.now += 2 if step < 10 else 0
-  assert progress.show(10, 2.0) == 25.0
-  with progress.paused():
-    clock.now += 1000
-  clock.now += 10
-  assert progress.show(20, 2.0) == 50.0
-  assert progress.tokens_per_second == pytest.approx(50 * 19 / 28)
-  assert stream.getvalue().splitlines() == [
-    "step  10/100  loss 2.000  ppl 7.39  25 tok/s  1m18s gone  3m00s left",
-    "step  20/100  loss 2.000  ppl 7.39  50 tok/s  18m08s gone  1m58s left",
-  ]
-
-
-def test_without_ticks_the_first_line_starts_the_clock():
-  clock, stream = Clock(), io.StringIO()
-  progress = ProgressLine(100, 50, stream=stream, clock=clock)
-  clock.now += 60
-  assert math.isnan(progress.show(40, 2.0))
-  clock.now += 5
-  assert progress.show(50, 2.0) == 100.0
-  assert stream.getvalue().splitlines() == [
-    "step  40/100  loss 2.000  ppl 7.39  1m00s gone",
-    "step  50/100  loss 2.000  ppl 7.39  100 tok/s  1m05s gone  25s left",
-  ]
-
-
-def test_terminal_line_is_overwritten_and_notes_stay():
-  stream = Terminal()
-  progress = ProgressLine(3, 50, stream=stream, clock=Clock())
-  progress.show(1, 10.0)
-  progress.note("saved")
-  progress.show(2, 10.0)
-  progress.show(3, 9.0)
-  line = "step 1/3  loss 10.000  ppl 22k  0s gone"
-  assert stream.getvalue() == (
-    f"\r{line}"
-    f"\r{'saved':<{len(line)}}\n"
-    f"\r{line.replace('1/3', '2/3')}"
-    f"\r{'step 3/3  loss 9.000  ppl 8.1k  0s gone':<{len(line)}}\n"
-  )
-
-
-def test_other_processes_are_silent():
-  stream = io.StringIO()
-  progress = ProgressLine(3, 50, process_index=1, stream=stream)
-  progress.show(1, 1.0)
-  progress.note("saved")
-  assert stream.getvalue() == ""

@@ -13,7 +13,7 @@ close = np.testing.assert_allclose
 
 
 def test_cross_entropy_by_hand():
-  """Probabilities 1/2, 1/4, 1/4 and 1/10, 1/5, 7/10; the third target does not count."""
+  """Of 1/2, 1/4, 1/4 and 1/10, 1/5, 7/10; the third target does not count."""
   p_V, q_V = [0.5, 0.25, 0.25], [0.1, 0.2, 0.7]
   # A constant added to all logits changes nothing, not even a large one.
   logits_BLV = jnp.log(jnp.array([[p_V, q_V, p_V]])) + jnp.array([[[0.0], [50.0], [0]]])

@@ -111,3 +111,26 @@ def test_processes_must_be_told(monkeypatch):
     ValueError, match=r"JAX_PROCESS_ID, got None, \{'num_processes': 2\}: coordinator"
   ):
     processes.join()
+
+
+def test_what_must_be_the_same_everywhere(monkeypatch):
+  seen = []
+  monkeypatch.setattr(
+    processes.multihost_utils, "process_allgather", lambda x: seen.append(x) or x
+  )
+  processes.check_same({"a": 1, "b": "x"}, "the data")
+  processes.check_same({"b": "x", "a": 1}, "the data")
+  processes.check_same({"a": 1, "b": "y"}, "the data")
+  np.testing.assert_array_equal(seen[0], seen[1])
+  assert (seen[0] != seen[2]).any()
+  monkeypatch.setattr(
+    processes.multihost_utils,
+    "process_allgather",
+    lambda x: np.stack([seen[0], seen[1], seen[2], seen[0]]),
+  )
+  message = (
+    "the data must be the same in every process, got others than process 0 on [2]; "
+    "this is process 0."
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    processes.check_same({"a": 1, "b": "x"}, "the data")

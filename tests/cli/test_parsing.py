@@ -1,0 +1,76 @@
+"""A config file is a program: from anywhere, and what it gets wrong is one line."""
+
+import pytest
+
+from mhmoe_jax import cli
+
+MISTAKES = {
+  "def get_config(:": "{path}, line 1: invalid syntax.",
+  "": "{path} must define get_config(), which returns a ConfigDict.",
+  "def get_config():\n  return None": (
+    "get_config() of {path} must return a ConfigDict, got NoneType."
+  ),
+  "def get_config():\n  return {}": (
+    "get_config() of {path} must return a ConfigDict, got dict."
+  ),
+  "def get_config():\n  return nme": (
+    "{path}, line 2: NameError: name 'nme' is not defined"
+  ),
+  "import nothing_there": (
+    "{path}, line 1: ModuleNotFoundError: No module named 'nothing_there'"
+  ),
+  "def get_config():\n  return 1 / 0": (
+    "{path}, line 2: ZeroDivisionError: division by zero"
+  ),
+  "def get_config():\n  return [][1]": (
+    "{path}, line 2: IndexError: list index out of range"
+  ),
+  "def get_config():\n  return {}['a']": "{path}, line 2: KeyError: a",
+  "def get_config():\n  return 1 + ''": (
+    "{path}, line 2: TypeError: unsupported operand type(s) for +: 'int' and 'str'"
+  ),
+  "def get_config():\n  raise ValueError('a < b, got a=2.')": "a < b, got a=2.",
+  "def get_config():\n  return open('/nowhere/x')": "No such file or directory",
+  "from configs import base\n"
+  "def get_config():\n"
+  "  config = base.get_config()\n"
+  "  config.modle = 3\n"
+  "  return config": 'Did you mean "model" instead of "modle"?',
+  "def get_config(row):\n  return row": "get_config() missing 1 required positional",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_mistakes_in_a_config_file(tmp_path, capsys, text):
+  path = tmp_path / "mine.py"
+  path.write_text(text)
+  workdir = tmp_path / "run"
+  assert cli.main(["train", f"--config={path}", f"--workdir={workdir}"]) == 1
+  (line,) = capsys.readouterr().err.splitlines()[-1:]
+  assert line.startswith("mhmoe train: error: ")
+  assert MISTAKES[text].format(path=path) in line
+  assert len(line) < 300
+  assert not workdir.exists()
+
+
+@pytest.mark.parametrize("path", ["none.py", "", "."])
+def test_no_config_file(tmp_path, monkeypatch, capsys, path):
+  monkeypatch.chdir(tmp_path)
+  assert cli.main(["train", f"--config={path}", "--workdir=run"]) == 1
+  error = capsys.readouterr().err
+  assert f"--config must name a file, got '{path}'." in error
+  assert error.count("\n") == 1
+
+
+def test_an_empty_workdir_is_none(tmp_path, capsys):
+  """As `--workdir=$RUN` gives, which would fill the working folder."""
+  path = tmp_path / "mine.py"
+  path.write_text("from configs import base\nget_config = base.get_config")
+  assert cli.main(["train", f"--config={path}", "--workdir="]) == 1
+  assert "train needs --workdir" in capsys.readouterr().err
+
+
+def test_home_is_found_behind_an_equals_sign(tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert cli.main(["sample", "--workdir=~/run"]) == 1
+  assert f"no checkpoint under {tmp_path}/run/checkpoints" in capsys.readouterr().err
