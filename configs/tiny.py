@@ -1,4 +1,4 @@
-"""Minutes on two CPU cores: MH-MoE on Tiny Shakespeare, to 2.58 bits per byte.
+"""Minutes on two CPU cores: MH-MoE on Tiny Shakespeare, to 2.49 - 2.52 bits per byte.
 
   mhmoe train --config configs/tiny.py --workdir runs/tiny
 
@@ -14,7 +14,9 @@ def get_config(ffn: str = "mhmoe"):
   """The config of `ffn`: "mhmoe", or the baseline "smoe" or "dense"."""
   config = base.get_config()
   config.model.ffn = ffn
-  config.model.num_layers = 4
+  # In the same time, two blocks and twice the steps learn more than four blocks.
+  config.model.num_layers = 2
+  config.model.moe_every = 1
   config.model.embed_dim = 96
   config.model.num_attention_heads = 2
   config.model.activation = "swiglu"
@@ -32,9 +34,9 @@ def get_config(ffn: str = "mhmoe"):
   config.optimizer.b2 = 0.99
   config.optimizer.final_fraction = 0.0
   config.optimizer.warmup_steps = 50
-  config.train.num_steps = 1_000
+  config.train.num_steps = 2_000
   config.train.batch_size = 8
-  config.train.log_every = 20
-  config.train.eval_every = 500
-  config.train.checkpoint_every = 250
+  config.train.log_every = 40
+  config.train.eval_every = 1_000
+  config.train.checkpoint_every = 500
   return config

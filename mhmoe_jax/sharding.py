@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import functools
 import math
+import numbers
 
 import jax
 from jax.experimental import mesh_utils
@@ -82,20 +83,14 @@ class AxisRules:
 
 
 def _tuple(axis: Axes) -> tuple[str, ...]:
-  return (axis,) if isinstance(axis, str) else axis or ()
+  if axis is None:
+    return ()
+  return axis if isinstance(axis, tuple) else (axis,)
 
 
-def _fit(spec: PartitionSpec, letters: str, shape, mesh) -> PartitionSpec:
-  """`spec` with J whole where the mesh does not divide it.
-
-  Grouped queries have few heads of keys and values, often fewer than `model` has
-  devices; each device then holds them all.
-  """
-  fitted = []
-  for axis, letter, size in zip(spec, letters, shape, strict=True):
-    parts = math.prod(mesh.shape[a] for a in _tuple(axis))
-    fitted.append(None if letter == "J" and size % parts else axis)
-  return PartitionSpec(*fitted)
+# Grouped queries have few heads of keys and values, often fewer than `model` has devices:
+# each device then holds them all.
+_WHOLE_IF_NEED_BE = "J"
 
 
 # Activations follow their data; only parameters have a choice of strategy.
@@ -125,6 +120,12 @@ def make_mesh(
       slices do not fit `replica`.
   """
   devices = jax.devices() if devices is None else devices
+  for name, size in zip(MESH_AXES, (replica, data, expert, model), strict=True):
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+      raise ValueError(
+        f"mesh sizes must be of type int, got {name}={size!r} "
+        f"of type {type(size).__name__}."
+      )
   others = replica * expert * model
   sizes = f"replica={replica}, data={data}, expert={expert}, model={model}"
   if min(replica, expert, model) < 1 or (data < 1 and data != -1):
@@ -227,18 +228,52 @@ def place_batch(batch, mesh: Mesh, batch_size: int):
 def constrain(x: jax.Array, letters: str) -> jax.Array:
   """Asks GSPMD to lay out the activation `x` by `ACTIVATIONS`.
 
-  Without a mesh (`jax.set_mesh`) this is the identity, and axes that the mesh in force
-  does not have are left out, so that the layer works inside other people's meshes.
+  Without a mesh (`jax.set_mesh`) this is the identity. In a mesh that others made, the
+  axes that it has of ours split what they divide, and the rest is left as it is.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  ours = set(MESH_AXES) & set(mesh.auto_axes)
+  if not ours:
     return x
-  names = set(mesh.axis_names)
+  foreign = not set(mesh.axis_names) <= ours
   spec = []
-  for axis in ACTIVATIONS.spec(letters):
-    spec.append(tuple(a for a in _tuple(axis) if a in names) or None)
-  spec = _fit(PartitionSpec(*spec), letters, x.shape, mesh)
-  return jax.lax.with_sharding_constraint(x, spec)
+  for size, letter, axis in zip(
+    x.shape, letters, ACTIVATIONS.spec(letters), strict=True
+  ):
+    axes = tuple(a for a in _tuple(axis) if a in ours)
+    may_be_whole = foreign or letter in _WHOLE_IF_NEED_BE
+    if may_be_whole and size % math.prod(mesh.shape[a] for a in axes):
+      axes = ()
+    spec.append(axes or (PartitionSpec.UNCONSTRAINED if foreign else None))
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def is_ours(mesh) -> bool:
+  """Whether a mesh has all of `MESH_AXES`, and every axis is GSPMD's to use."""
+  return set(MESH_AXES) <= set(mesh.axis_names) == set(mesh.auto_axes)
+
+
+def explicit_mesh(x: jax.Array):
+  """The mesh in force, or else that of `x`, if it has explicit axes; or None."""
+  mesh = jax.sharding.get_abstract_mesh()
+  mesh = jax.typeof(x).sharding.mesh if mesh.empty else mesh
+  return mesh if mesh.explicit_axes else None
+
+
+def varying_axes(x: jax.Array) -> frozenset[str]:
+  """The axes of somebody's `jax.shard_map`, with its check, that `x` varies over."""
+  return jax.typeof(x).manual_axis_type.varying
+
+
+def vary_alike(tree):
+  """Arrays that vary over the same axes, so that gradients are summed on the way in."""
+  axes = frozenset().union(*map(varying_axes, jax.tree.leaves(tree)))
+
+  def vary(x):
+    missing = tuple(axes - varying_axes(x))
+    return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+  return jax.tree.map(vary, tree)
 
 
 def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
@@ -266,15 +301,18 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
         f"a parameter's name must end in one letter per dimension, "
         f"got {name} with shape {leaf.shape}."
       )
-    spec = _fit(rules.spec(letters, name), letters, leaf.shape, mesh)
-    for size, letter, axis in zip(leaf.shape, letters, spec, strict=True):
-      axes = _tuple(axis)
+    spec = list(rules.spec(letters, name))
+    for i, (size, letter) in enumerate(zip(leaf.shape, letters, strict=True)):
+      axes = _tuple(spec[i])
       if size % math.prod(mesh.shape[a] for a in axes):
+        if letter in _WHOLE_IF_NEED_BE:
+          spec[i] = None
+          continue
         sizes = ", ".join(f"{a}={mesh.shape[a]}" for a in axes)
         raise ValueError(
           f"{' * '.join(axes)} of the mesh must divide dimension {letter} of {name}, "
           f"got {letter}={size}, {sizes}."
         )
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree_util.tree_map_with_path(sharding, tree)

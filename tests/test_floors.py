@@ -104,6 +104,27 @@ def test_the_checks_see_something():
   assert "tensorflow" in set(imports_of(PACKAGE / "data" / "quiet.py"))
 
 
+def test_the_public_door_is_complete():
+  """What editors see, what is promised and what can be imported are the same."""
+  import mhmoe_jax
+
+  tree = ast.parse((PACKAGE / "__init__.py").read_text())
+  (block,) = (node for node in tree.body if isinstance(node, ast.If))
+  seen = {
+    (node.module.removeprefix("mhmoe_jax."), alias.name)
+    for node in block.body
+    for alias in node.names
+  }
+  homes = {(home, x) for home, names in mhmoe_jax._HOMES.items() for x in names}
+  assert seen == homes
+  assert sorted(name for _, name in homes) == sorted(mhmoe_jax.__all__)
+  for name in mhmoe_jax.__all__:
+    assert getattr(mhmoe_jax, name).__name__ == name
+  assert set(mhmoe_jax.__all__) <= set(dir(mhmoe_jax))
+  with pytest.raises(ImportError, match="cannot import name 'MultiHeadMoE'"):
+    from mhmoe_jax import MultiHeadMoE  # noqa: F401
+
+
 def loaded_by(statement):
   """Top-level modules that a statement loads in a fresh interpreter."""
   program = f"{statement}\nimport sys; print(*{{m.split('.')[0] for m in sys.modules}})"
@@ -138,7 +159,16 @@ def test_the_layer_needs_jax_and_flax_only():
     "mhmoe_jax.models.decoding",
     "mhmoe_jax.train.step",
     "mhmoe_jax.plan.report",
+    "mhmoe_jax.evals.sampling",
+    "mhmoe_jax.evals.perplexity",
+    "mhmoe_jax.analysis.tracing",
+    "mhmoe_jax.analysis.report",
   ],
 )
 def test_no_tensorflow_on_an_accelerator_box(module):
   assert not {"tensorflow", "seqio"} & loaded_by(f"import {module}")
+
+
+def test_help_waits_for_nothing():
+  loaded = loaded_by("from mhmoe_jax import cli\nassert cli.main(['help']) == 0")
+  assert not {"jax", "flax", "numpy", "absl", *HEAVY} & loaded

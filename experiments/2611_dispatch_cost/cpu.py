@@ -9,7 +9,9 @@ the experts of Hugging Face transformers (requirements.txt beside this file), if
 import json
 import os
 import pathlib
+import shlex
 import statistics
+import sys
 import time
 
 import jax
@@ -134,7 +136,9 @@ def main():
     # batched_mm copies an expert's matrices for every row, 103 GB at the first shape.
     peers = {f"hf {i}": transformers_experts(i) for i in ("eager", "grouped_mm")}
   except ImportError as error:
-    print(f"Ours only ({error}): pip install -r requirements.txt beside this file.")
+    needed = pathlib.Path(__file__).with_name("requirements.txt")
+    python = shlex.quote(sys.executable)
+    print(f"Ours only ({error}): {python} -m pip install -r {shlex.quote(str(needed))}")
   a = jax.random.normal(jax.random.key(0), (MATMUL, MATMUL))
   multiply = jax.jit(jnp.matmul)
 

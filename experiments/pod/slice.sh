@@ -58,6 +58,8 @@ install() {
     python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --python 3.12 .venv
     python3 -m uv pip install --quiet --python .venv/bin/python \
+      --no-deps --requirement requirements.txt
+    python3 -m uv pip install --quiet --python .venv/bin/python \
       --constraint requirements.txt --editable '.[tpu]'"
 }
 

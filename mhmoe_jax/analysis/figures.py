@@ -1,17 +1,14 @@
 """Figures of routing. Functions take plain arrays and write PNG files.
 
-They return what they drew, so that it can be looked at.
+They return what they drew, so that it can be looked at. Nothing here is pyplot's, which
+asks the environment for a window.
 """
 
 from collections.abc import Mapping
 
 from etils import epath
-import matplotlib
-import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+import numpy as np
 
 from mhmoe_jax.analysis import activation
 from mhmoe_jax.analysis.activation import Activation
@@ -30,13 +27,9 @@ def draw_load(load_NHE: np.ndarray, layers: list[int], path: str) -> Figure:
     path: of the PNG, local or gs://.
   """
   N, H, E = load_NHE.shape
-  figure, axes = plt.subplots(
-    N,
-    1,
-    figsize=(max(6.0, 0.45 * E + 3), N * (0.35 * H + 1.0) + 0.7),
-    squeeze=False,
-    layout="constrained",
-  )
+  size = (max(6.0, 0.45 * E + 3), N * (0.35 * H + 1.0) + 0.7)
+  figure = Figure(size, layout="constrained")
+  axes = figure.subplots(N, 1, squeeze=False)
   top = max(2.0, float(load_NHE.max() * E))
   for axis, layer, load_HE in zip(axes[:, 0], layers, load_NHE, strict=True):
     image = axis.imshow(load_HE * E, vmin=0, vmax=top, cmap="viridis", aspect="auto")
@@ -61,7 +54,7 @@ def draw_activation(models: Mapping[str, Activation], path: str) -> Figure:
   and in choices per token, and the histogram of the loads.
   """
   columns = max(3, len(models))
-  figure = plt.figure(figsize=(4.2 * columns, 6.5), layout="constrained")
+  figure = Figure((4.2 * columns, 6.5), layout="constrained")
   above, below = figure.subfigures(2, 1)
   top = max(2.0, *(float(model.load_NE.max()) for model in models.values()))
   axes = above.subplots(1, len(models), squeeze=False)[0]
@@ -92,7 +85,8 @@ def draw_activation(models: Mapping[str, Activation], path: str) -> Figure:
 
 def draw_diversity(groups: Mapping[str, np.ndarray], title: str, path: str) -> Figure:
   """Histograms of the distinct experts of words, by group (Fig. 7)."""
-  figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+  figure = Figure((6, 4), layout="constrained")
+  axis = figure.subplots()
   everything = np.concatenate(list(groups.values()))
   bins_X = np.linspace(
     everything.min(), max(everything.max(), everything.min() + 1), 21
@@ -110,8 +104,8 @@ def draw_senses(senses: Mapping[str, Senses], path: str, most: int = 30) -> Figu
   """How far the senses of words diverge, beside what chance gives."""
   words = sorted(senses, key=lambda word: senses[word].chance - senses[word].divergence)
   words = words[:most]
-  height = 1.5 + 0.22 * len(words)
-  figure, axis = plt.subplots(figsize=(6, height), layout="constrained")
+  figure = Figure((6, 1.5 + 0.22 * len(words)), layout="constrained")
+  axis = figure.subplots()
   places = np.arange(len(words))
   axis.barh(places, [senses[word].divergence for word in words], label="senses")
   chance = [senses[word].chance for word in words]
@@ -182,8 +176,8 @@ def draw_drops(cost: DropCost, path: str) -> Figure:
 
 def _matrices(x_NYX, ylabel: str, xlabel: str, title: str, path: str | None) -> Figure:
   N = len(x_NYX)
-  size = (3.6 * N + 0.8, 3.6)
-  figure, axes = plt.subplots(1, N, figsize=size, squeeze=False, layout="constrained")
+  figure = Figure((3.6 * N + 0.8, 3.6), layout="constrained")
+  axes = figure.subplots(1, N, squeeze=False)
   low, high = np.nanmin(x_NYX), np.nanmax(x_NYX)
   for n, (axis, x_YX) in enumerate(zip(axes[0], x_NYX, strict=True)):
     image = axis.imshow(x_YX, vmin=low, vmax=high, aspect="auto")
@@ -196,8 +190,8 @@ def _matrices(x_NYX, ylabel: str, xlabel: str, title: str, path: str | None) -> 
 def _multiples(
   at_X, panels: Mapping[str, np.ndarray], xlabel: str, path: str
 ) -> Figure:
-  size = (3.4 * len(panels), 3.2)
-  figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained")
+  figure = Figure((3.4 * len(panels), 3.2), layout="constrained")
+  axes = figure.subplots(1, len(panels))
   for axis, (title, y_XN) in zip(axes, panels.items(), strict=True):
     for n, y_X in enumerate(y_XN.T):
       axis.plot(at_X, y_X, marker=".", label=f"MoE layer {n}")
@@ -211,5 +205,4 @@ def _multiples(
 def _save(figure: Figure, path: str) -> Figure:
   with epath.Path(path).open("wb") as file:
     figure.savefig(file, format="png", dpi=150)
-  plt.close(figure)
   return figure

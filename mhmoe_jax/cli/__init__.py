@@ -1,20 +1,18 @@
 """`mhmoe VERB ...`: every capability is one command.
 
 A verb reads its flags, calls a library function and prints. What a user can repair ends
-with one line and exit code 1; `-v=1` shows where it came from. Verbs import what they
-need themselves: tensorflow takes seconds to load, and some verbs do without it.
+with one line and exit code 1; `-v=1` shows where it came from. Verbs are imported when
+they run, and import what they need themselves: jax and tensorflow take seconds to load.
 """
 
+from collections.abc import Callable
 import contextlib
+import gc
 import glob
 import io
 import os
 import signal
 import sys
-
-from absl import flags, logging
-
-from mhmoe_jax.cli import interop, models, planning, routing, text
 
 USAGE = """usage: mhmoe VERB [flags]
 
@@ -55,22 +53,16 @@ _NO_TPU = {
 def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
   argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
-  verbs = {
-    "train": models.train,
-    "sample": models.sample,
-    "eval": models.evaluate,
-    "tokenizer": text.tokenizer,
-    "prepare": text.prepare,
-    "import": interop.import_,
-    "export": interop.export,
-    "upcycle": interop.upcycle,
-    "plan": planning.plan,
-    "routing": routing.routing,
-  }
   _repair_streams()
-  if not argv or argv[0] not in verbs:
+  run = _find(argv[0]) if argv else None
+  if run is None:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
+
+  from absl import flags, logging
+
+  from mhmoe_jax.cli import compiled, parsing
+
   logging.set_verbosity(logging.WARNING)
   logging.logging.basicConfig(format="%(message)s")
   # Without a TPU, libtpu is there to compile only; it would look for one, aloud.
@@ -80,11 +72,18 @@ def main(argv: list[str] | None = None) -> int:
   # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+  if sys.unraisablehook.__module__ != __name__:  # To the end: they speak last.
+    sys.unraisablehook = _hide_closed_loops(sys.unraisablehook)
+  # Importing and tracing make millions of objects that stay. At the usual threshold of
+  # 700 looking through them, again and again, takes a fifth of a command's time.
+  gc.set_threshold(100_000)
+  # Figures are files. matplotlib refuses to be imported with a backend it has not.
+  os.environ["MPLBACKEND"] = "agg"
+  compiled.keep(parsing.find_flag("workdir", argv) if argv[0] == "train" else None)
   try:
-    with _without_closed_loops():
-      code = verbs[argv[0]](argv[1:]) or 0
-      sys.stdout.flush()
-      return code
+    code = run(argv[1:]) or 0
+    sys.stdout.flush()
+    return code
   except KeyboardInterrupt:
     _complain(argv[0], "interrupted")
     return 128 + signal.SIGINT
@@ -96,6 +95,33 @@ def main(argv: list[str] | None = None) -> int:
     logging.debug("", exc_info=True)
     _complain(argv[0], f"error: {error}")
     return 1
+
+
+def _find(verb: str) -> Callable[[list[str]], int | None] | None:
+  """The function of a verb, None if there is no such verb."""
+  if verb in ("train", "sample", "eval"):
+    from mhmoe_jax.cli import models
+
+    verbs = {"train": models.train, "sample": models.sample, "eval": models.evaluate}
+    return verbs[verb]
+  if verb in ("tokenizer", "prepare"):
+    from mhmoe_jax.cli import text
+
+    return {"tokenizer": text.tokenizer, "prepare": text.prepare}[verb]
+  if verb in ("import", "export", "upcycle"):
+    from mhmoe_jax.cli import interop
+
+    verbs = {"import": interop.import_, "export": interop.export}
+    return (verbs | {"upcycle": interop.upcycle})[verb]
+  if verb == "plan":
+    from mhmoe_jax.cli import planning
+
+    return planning.plan
+  if verb == "routing":
+    from mhmoe_jax.cli import routing
+
+    return routing.routing
+  return None
 
 
 def _with_home(word: str) -> str:
@@ -121,20 +147,14 @@ def _repair_streams() -> None:
     sys.stdout.reconfigure(errors="replace")
 
 
-@contextlib.contextmanager
-def _without_closed_loops():
+def _hide_closed_loops(before):
   """Hides what tensorstore's threads print for each array of a save that failed.
 
   It is that nobody waits for them any more; why, is raised in the main thread.
   """
-  before = sys.excepthook
 
-  def hook(kind, error, traceback):
-    if str(error) != "Event loop is closed":
-      before(kind, error, traceback)
+  def hook(unraisable):
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
 
-  sys.excepthook = hook
-  try:
-    yield
-  finally:
-    sys.excepthook = before
+  return hook

@@ -1,19 +1,23 @@
 """Verbs that train a model and use one: train, sample, eval."""
 
+from collections.abc import Iterator
+import contextlib
 import os
+import sys
 import textwrap
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
+from mhmoe_jax.cli.shell import program
 
 # Of a run of several processes that a signal stopped: "try again" in sysexits.h.
 EXIT_STOPPED = 75
 
 
-def train(argv: list[str]) -> int:
-  """Trains, then shows what came of it; returns the exit code."""
+def parse_train(argv: list[str]) -> flags.FlagValues:
+  """The flags of `mhmoe train`."""
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
   saved_config = _saved_config(argv)
@@ -35,6 +39,12 @@ def train(argv: list[str]) -> int:
     flag_values=values,
   )
   parsing.parse(values, "train", argv, required=("config", "workdir"))
+  return values
+
+
+def train(argv: list[str]) -> int:
+  """Trains, then shows what came of it; returns the exit code."""
+  values = parse_train(argv)
   if values.distributed:
     from mhmoe_jax.train import processes
 
@@ -54,27 +64,33 @@ def train(argv: list[str]) -> int:
   if jax.process_index() > 0:
     return code
 
-  from mhmoe_jax.analysis import figures
-  from mhmoe_jax.evals import sampling
+  from mhmoe_jax.cli import suggestions
   from mhmoe_jax.train import summary
 
-  print("\n" + summary.describe(cfg, result))
+  with _afterwards("the summary"):
+    print("\n" + summary.describe(cfg, result))
   if stopped:
     print("stopped by a signal; the same command continues")
     return code
   if result.evaluation.load_NHE is not None:
     figure = os.path.join(workdir, "expert_load.png")
     layers = range(cfg.model.period - 1, cfg.model.num_layers, cfg.model.period)
-    figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
-    print(f"expert load     {figure}")
+    with _afterwards("the figure of expert load"):
+      from mhmoe_jax.analysis import figures
+
+      figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
+      print(f"expert load     {figure}")
   if jax.process_count() == 1:  # No process of several has all of the parameters.
     options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
-    texts = sampling.sample_texts(cfg, result.params, "\n", **options)
-    print("samples")
-    for text in texts:
-      print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
-  if saved_config is None:
-    print(summary.suggest(values["config"].config_filename, workdir))
+    with _afterwards("samples"):
+      from mhmoe_jax.evals import sampling
+
+      texts = sampling.sample_texts(cfg, result.params, "\n", **options)
+      print("samples")
+      for text in texts:
+        print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
+  if parsing.find_flag("config", argv):
+    print(suggestions.after_training(argv, values.config, workdir, parse_train))
   return 0
 
 
@@ -91,6 +107,29 @@ def _saved_config(argv: list[str]) -> ConfigDict | None:
   if not saved.checkpoints_directory(workdir).exists():
     return None
   return ConfigDict(saved.load_config(workdir))
+
+
+@contextlib.contextmanager
+def _afterwards(what: str) -> Iterator[None]:
+  """Makes one line of what fails when a run is trained, which it stays.
+
+  These are what the world around raises: a package or a file that is gone, a full disk,
+  too little memory (of a device: RuntimeError), a vocabulary that is not what it was.
+  """
+  try:
+    yield
+  except BrokenPipeError:  # Nobody reads any more.
+    raise
+  except (
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    ValueError,
+  ) as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    print(f"mhmoe train: warning: {what} failed: {reason}", file=sys.stderr)
 
 
 def sample(argv: list[str]) -> None:
@@ -132,7 +171,7 @@ def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
   workdir = parsing.find_flag("workdir", argv)
   if workdir is None:
-    raise ValueError("eval needs --workdir; see `mhmoe help`.")
+    raise ValueError(f"eval needs --workdir; see `{program()} help`.")
 
   from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity

@@ -9,6 +9,8 @@ import traceback
 
 from absl import flags, logging
 
+from mhmoe_jax.cli.shell import program
+
 # What a config file, which is a program, may raise.
 _MISTAKES = (
   ArithmeticError,
@@ -70,7 +72,7 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
     )
   for name in required:
     if values[name].value in (None, ""):
-      raise ValueError(f"{verb} needs --{name}; see `mhmoe help`.")
+      raise ValueError(f"{verb} needs --{name}; see `{program()} help`.")
 
 
 def _find_imports(config: str) -> None:

@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
+from mhmoe_jax.cli.shell import program
 
 
 def routing(argv: list[str]) -> None:
@@ -17,7 +18,7 @@ def routing(argv: list[str]) -> None:
   if not argv or argv[0] not in verbs:
     raise ValueError(
       f"routing must be followed by one of {', '.join(verbs)}, "
-      f"got {argv[0] if argv else 'nothing'!r}; see `mhmoe help`."
+      f"got {argv[0] if argv else 'nothing'!r}; see `{program()} help`."
     )
   verbs[argv[0]](argv[1:])
 
@@ -26,7 +27,7 @@ def trace(argv: list[str]) -> None:
   """Runs a checkpoint over text and writes down where every sub-token goes."""
   workdir = parsing.find_flag("workdir", argv)
   if workdir is None:
-    raise ValueError("routing trace needs --workdir; see `mhmoe help`.")
+    raise ValueError(f"routing trace needs --workdir; see `{program()} help`.")
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_integer("step", None, "of the checkpoint", 0, flag_values=values)
@@ -86,7 +87,7 @@ def figures(argv: list[str]) -> None:
   flags.DEFINE_string("senses", None, "TSV of WordNet counts", flag_values=values)
   parsing.parse(values, "routing figures", argv, required=("out",))
   if not values.trace:
-    raise ValueError("routing figures needs --trace; see `mhmoe help`.")
+    raise ValueError(f"routing figures needs --trace; see `{program()} help`.")
 
   from mhmoe_jax.analysis import gallery, words
   from mhmoe_jax.analysis.trace import load_trace

@@ -1,6 +1,7 @@
 """Verbs that make something of the texts of a config: tokenizer, prepare."""
 
 from collections.abc import Callable
+import os
 import sys
 import time
 
@@ -8,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mhmoe_jax.cli import parsing
+from mhmoe_jax.cli.shell import command, replace
 
 _SECONDS = 5  # between two lines of progress
 
@@ -28,10 +30,15 @@ def tokenizer(argv: list[str]) -> None:
 
   texts = tasks.iterate_texts(resolve(values.config).data, "train")
   trainer.train_sentencepiece(texts, values.vocab_size, values.out)
-  print(
-    f"wrote {values.out}; use it with --config.data.vocabulary={values.out} "
-    f"--config.model.vocab_size={values.vocab_size}"
+  words = replace(
+    argv,
+    vocab_size=None,
+    out=None,
+    workdir=_name_run(values.out),
+    config__data__vocabulary=values.out,
+    config__model__vocab_size=values.vocab_size,
   )
+  print(f"wrote {values.out}; use it with\n  {command('train', words)}")
 
 
 def prepare(argv: list[str]) -> None:
@@ -51,7 +58,19 @@ def prepare(argv: list[str]) -> None:
 
   data = resolve(values.config).data
   preparing.prepare(data, values.out, values.shards, _make_report())
-  print(f"wrote {values.out}; use it with --config.data.prepared={values.out}")
+  words = replace(
+    argv,
+    shards=None,
+    out=None,
+    workdir=_name_run(values.out),
+    config__data__prepared=values.out,
+  )
+  print(f"wrote {values.out}; use it with\n  {command('train', words)}")
+
+
+def _name_run(out: str) -> str:
+  """A workdir for a run that uses the file or folder `out`."""
+  return os.path.join("runs", os.path.basename(os.path.splitext(out.rstrip("/"))[0]))
 
 
 def _make_report() -> Callable:

@@ -1,8 +1,7 @@
 """Batches of numpy arrays, from a place that can be saved.
 
-Here is the feed of one tf.data pipeline, and that of validation: packed whole by every
-process, which then takes its rows of each batch. Training, which deals the text to
-several streams, is in streams.py.
+Here is the feed of one tf.data pipeline. Training, which deals the text to several
+streams of them, is in streams.py; validation, which nobody resumes, in validation.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,21 +9,16 @@ import dataclasses
 import functools
 import weakref
 
-import numpy as np
-
 from mhmoe_jax.data.config import DataConfig
-from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.prepared import identify_prepared
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
 from mhmoe_jax.data.sources import plain_errors
 from mhmoe_jax.data.tasks import make_task, read_windows
-from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
+from mhmoe_jax.data.validation import Batch
+from mhmoe_jax.data.vocabularies import make_vocabulary
 
-_EVAL_THREADS = 4
 _PREFETCHED_BATCHES = 2
-
-Batch = dict[str, np.ndarray]
 
 
 class Feed(Iterator[Batch]):
@@ -79,33 +73,13 @@ class Feed(Iterator[Batch]):
     return restore_iterator(self._iterators[0], self._pipeline, state)
 
 
-def make_eval_feed(cfg: DataConfig, batch_size: int) -> Feed:
-  """Returns a feed of one pass over the validation text, in order.
-
-  The last batch is filled up with empty rows: segment 0, weight 0.
-
-  Raises:
-    ValueError: the text cannot be read, or is empty.
-  """
-  read = open_split(open_task(cfg), "validation", cfg.sequence_length)
-  ds = pack(read(), cfg.sequence_length, batch_size, begin_id(cfg.vocabulary))
-  return Feed(ds, describe_pipeline(cfg, "validation", batch_size), _EVAL_THREADS)
-
-
-def count_bytes(batch: Batch, token_bytes_V: np.ndarray) -> int:
-  """Returns the bytes of text behind those targets of a batch that have a weight."""
-  return int(token_bytes_V[batch["targets"]][batch["weights"] > 0].sum())
-
-
 def open_task(cfg: DataConfig) -> seqio.Task:
   """Returns the task of a config; its files are checked.
 
   Raises:
     ValueError: the text cannot be read.
   """
-  if cfg.prepared:  # The text is in tokens, so that no tokenizer is needed.
-    return make_task(cfg, seqio.PassThroughVocabulary(size=0))
-  return make_task(cfg, make_vocabulary(cfg.vocabulary))
+  return make_task(cfg, None if cfg.prepared else make_vocabulary(cfg.vocabulary))
 
 
 def open_split(

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import os
 import stat
+import sys
 
-from mhmoe_jax.data.quiet import tf
+from mhmoe_jax.data import gfile
 
 # How much of the files is checked before training starts: this much of them together,
 # but at least a chunk of each. The rest is checked when it is read.
@@ -52,6 +53,8 @@ def writing(path: str) -> Iterator[None]:
 
 def check_writable(path: str) -> None:
   """Makes the folder of a file, and raises ValueError if it could not be written."""
+  from mhmoe_jax.data.quiet import tf
+
   with writing(path):
     if tf.io.gfile.isdir(path):
       raise ValueError(f"cannot write {path}: a folder.")
@@ -67,10 +70,16 @@ def _naming(verb: str, path: str) -> Iterator[None]:
     yield
   except OSError as error:
     raise ValueError(f"cannot {verb} {path}: {error.strerror or error}.") from None
-  except tf.errors.OpError as error:
+  except _tensorflow_errors() as error:
     # "path; reason", or several lines of what a server said.
     reason = " ".join(error.message.rpartition("; ")[2].split())
     raise ValueError(f"cannot {verb} {path}: {reason[:300]}.") from None
+
+
+def _tensorflow_errors() -> tuple[type[Exception], ...]:
+  """What tensorflow raises, if it is loaded."""
+  tf = sys.modules.get("tensorflow")
+  return (tf.errors.OpError,) if tf else ()
 
 
 def kind_of(path: str) -> str:
@@ -126,11 +135,11 @@ def _match(pattern: str) -> list[str]:
     if _is_there(path):
       return [path]
   with reading(pattern):
-    paths = tf.io.gfile.glob(os.path.expanduser(pattern))
+    paths = gfile.glob(os.path.expanduser(pattern))
     if not os.path.basename(pattern).startswith("."):
       paths = [x for x in paths if not os.path.basename(x).startswith(".")]
     with ThreadPoolExecutor(THREADS) as pool:
-      is_file = pool.map(lambda path: not tf.io.gfile.isdir(path), paths)
+      is_file = pool.map(lambda path: not gfile.isdir(path), paths)
       paths = [x for x, keep in zip(paths, is_file, strict=True) if keep]
       has_text = pool.map(lambda path: not _is_empty(path), paths)
       return sorted(x for x, keep in zip(paths, has_text, strict=True) if keep)
@@ -139,13 +148,13 @@ def _match(pattern: str) -> list[str]:
 def _is_there(path: str) -> bool:
   # A link that leads nowhere is there, and what is wrong with it is said on reading.
   with reading(path):
-    return bool(path) and (tf.io.gfile.exists(path) or os.path.lexists(path))
+    return bool(path) and (gfile.exists(path) or os.path.lexists(path))
 
 
 def _is_empty(path: str) -> bool:
   try:
-    return tf.io.gfile.stat(path).length == 0 and _is_regular(path)
-  except tf.errors.OpError:
+    return gfile.stat(path).length == 0 and _is_regular(path)
+  except OSError:
     return False  # Said on reading.
 
 
@@ -162,7 +171,7 @@ def file_sizes(paths: Sequence[str]) -> list[int]:
 
   def size(path):
     with reading(path):
-      return tf.io.gfile.stat(path).length
+      return gfile.stat(path).length
 
   with ThreadPoolExecutor(THREADS) as pool:
     return [*pool.map(size, paths)]
@@ -177,14 +186,14 @@ def check_utf8(path: str, length: int) -> None:
   decoder = codecs.getincrementaldecoder("utf-8")()
   offset = 0
   with reading(path):
-    if tf.io.gfile.isdir(path):
+    if gfile.isdir(path):
       raise ValueError(f"cannot read {path}: a folder; {path.rstrip('/')}/* is files.")
     if not _is_regular(path):
       raise ValueError(
         f"cannot read {path}: text is read in parts and again, so it must be a regular "
         "file."
       )
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with gfile.GFile(path, "rb") as file:
       if not file.size():
         raise ValueError(f"A file of text must not be empty, got 0 bytes in {path}.")
       while offset == 0 or offset < min(length, file.size()):
@@ -226,7 +235,7 @@ def not_utf8(error: UnicodeDecodeError, path: str, offset: int) -> ValueError:
 def count_lines(path: str, end: int) -> int:
   """Returns the number of line ends before a byte of a file."""
   count = 0
-  with reading(path), tf.io.gfile.GFile(path, "rb") as file:
+  with reading(path), gfile.GFile(path, "rb") as file:
     while file.tell() < end:
       count += file.read(min(_CHUNK_BYTES, end - file.tell())).count(b"\n")
   return count

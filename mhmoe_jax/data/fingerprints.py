@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 import hashlib
 
+from mhmoe_jax.data import gfile
 from mhmoe_jax.data.files import THREADS, reading
-from mhmoe_jax.data.quiet import tf
 
 _SAMPLE_BYTES = 2**16
 # Between the ends of a file, and of all files together.
@@ -37,7 +37,7 @@ def is_same(made: str | None, now: str | None) -> bool:
 
 
 def _fingerprint(path: str, samples: int) -> str:
-  with reading(path), tf.io.gfile.GFile(path, "rb") as file:
+  with reading(path), gfile.GFile(path, "rb") as file:
     size = file.size()
     ends = file.read(_SAMPLE_BYTES)
     last = max(size - _SAMPLE_BYTES, 0)

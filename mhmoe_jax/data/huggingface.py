@@ -1,4 +1,4 @@
-"""Tokenizers of Hugging Face's folders, as seqio vocabularies.
+"""Tokenizers of Hugging Face's folders as vocabularies.
 
 "hf:DIR" is the `tokenizer.model` of a folder, a SentencePiece model, or else its
 `tokenizer.json`, which the library tokenizers reads. The ids are the folder's. Its
@@ -6,33 +6,33 @@ config.json says which of them ends a document and which begins one: the former 
 where a family has no token of its own for it, as OLMoE.
 """
 
-from collections.abc import Iterable
 import hashlib
 import json
-import os
 from typing import Any
 
-import numpy as np
+from etils import epath
 
-from mhmoe_jax.data.quiet import seqio, tf
+from mhmoe_jax.data.pieces import SentencePieceVocabulary
+from mhmoe_jax.data.vocabularies import Vocabulary
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")
-PREFIX = "hf:"
 
 
-def load_huggingface(directory: str) -> seqio.Vocabulary:
+def load_huggingface(directory: str) -> Vocabulary:
   """The vocabulary of a folder.
 
   Raises:
-    ValueError: it has no tokenizer, or does not say which token ends a document.
+    ValueError: it has no tokenizer, or one that cannot be read, or does not say which
+      token ends a document.
   """
-  begin, end = read_ids(directory)
-  model, tokenizer = (os.path.join(directory, name) for name in TOKENIZER_FILES[:2])
-  if tf.io.gfile.exists(model):
-    return HuggingFaceSentencePiece(model, begin, end)
-  if tf.io.gfile.exists(tokenizer):
-    return HuggingFaceTokenizer(tokenizer, begin, end)
-  raise _no_tokenizer(directory)
+  _, end = read_ids(directory)
+  path = _find_tokenizer(directory)
+  if path.name == "tokenizer.json":
+    return HuggingFaceTokenizer(path, end)
+  try:
+    return HuggingFaceSentencePiece(str(path), end)
+  except RuntimeError as error:
+    raise ValueError(f"{path} must be a SentencePiece model, got none.") from error
 
 
 def read_ids(directory: str) -> tuple[int, int]:
@@ -41,11 +41,10 @@ def read_ids(directory: str) -> tuple[int, int]:
   Raises:
     ValueError: it is not there, or has no end.
   """
-  path = os.path.join(directory, "config.json")
+  path = epath.Path(directory) / "config.json"
   try:
-    with tf.io.gfile.GFile(path) as file:
-      about = json.load(file)
-  except (tf.errors.OpError, ValueError) as error:
+    about = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
     raise ValueError(
       f"vocabulary=hf:DIR needs {path}, which says what ends a document, got "
       f"{type(error).__name__}."
@@ -65,163 +64,116 @@ def read_ids(directory: str) -> tuple[int, int]:
 def identify(directory: str) -> str:
   """What tells a folder's vocabulary from others."""
   begin, end = read_ids(directory)
+  digest = hashlib.sha256(_find_tokenizer(directory).read_bytes()).hexdigest()
+  return f"hf:sha256 {digest} begins {begin} ends {end}"
+
+
+def _find_tokenizer(directory: str) -> epath.Path:
   for name in TOKENIZER_FILES[:2]:
-    path = os.path.join(directory, name)
-    if tf.io.gfile.exists(path):
-      with tf.io.gfile.GFile(path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
-      return f"hf:sha256 {digest} begins {begin} ends {end}"
-  raise _no_tokenizer(directory)
-
-
-def export_vocabulary(name: str, directory: str) -> dict[str, Any]:
-  """Writes the files of a vocabulary to a local folder.
-
-  Returns:
-    What belongs in the config.json beside them.
-  """
-  ids = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
-  if name == "bytes":
-    # ByT5 has the same ids.
-    about = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0}
-    with open(os.path.join(directory, "tokenizer_config.json"), "w") as file:
-      json.dump(about, file, indent=2)
-    return ids | {"vocabulary": name}
-  if name == "cl100k":
-    return ids | {"vocabulary": name, "eos_token_id": 100_258}
-  if name.startswith(PREFIX):
-    source = name.removeprefix(PREFIX)
-    begin, end = read_ids(source)
-    for file in TOKENIZER_FILES:
-      path = os.path.join(source, file)
-      if tf.io.gfile.exists(path):
-        tf.io.gfile.copy(path, os.path.join(directory, file))
-    return {"bos_token_id": begin, "eos_token_id": end}
-  path = name.removeprefix("xlmr:")
-  tf.io.gfile.copy(path, os.path.join(directory, "tokenizer.model"))
-  kind = name.removesuffix(path)
-  tokenizer = seqio.SentencePieceVocabulary(path).tokenizer
-  end = tokenizer.eos_id()
-  return ids | {"vocabulary": f"{kind}tokenizer.model", "eos_token_id": end}
-
-
-def _no_tokenizer(directory: str) -> ValueError:
-  return ValueError(
+    path = epath.Path(directory) / name
+    if path.exists():
+      return path
+  raise ValueError(
     f"vocabulary=hf:DIR needs tokenizer.model or tokenizer.json, got {directory} "
     "without."
   )
 
 
-class HuggingFaceSentencePiece(seqio.SentencePieceVocabulary):
-  """A SentencePiece model with the ids that begin and end documents.
+def export_vocabulary(name: str, directory: str) -> dict[str, Any]:
+  """Writes the files of a vocabulary to a folder.
+
+  Returns:
+    What belongs in the config.json beside them.
+  """
+  out = epath.Path(directory)
+  ids = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+  if name == "bytes":
+    # ByT5 has the same ids.
+    about = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0}
+    (out / "tokenizer_config.json").write_text(json.dumps(about, indent=2))
+    return ids | {"vocabulary": name}
+  if name == "cl100k":
+    return ids | {"vocabulary": name, "eos_token_id": 100_258}
+  if name.startswith("hf:"):
+    source = name.removeprefix("hf:")
+    begin, end = read_ids(source)
+    for file in TOKENIZER_FILES:
+      if (epath.Path(source) / file).exists():
+        (epath.Path(source) / file).copy(out / file)
+    return {"bos_token_id": begin, "eos_token_id": end}
+  path = name.removeprefix("xlmr:")
+  epath.Path(path).copy(out / "tokenizer.model")
+  kind = name.removesuffix(path)
+  end = 2 if kind else SentencePieceVocabulary(path).eos_id
+  return ids | {"vocabulary": f"{kind}tokenizer.model", "eos_token_id": end}
+
+
+class HuggingFaceSentencePiece(SentencePieceVocabulary):
+  """A SentencePiece model with its own ids, of which none need pad.
 
   Args:
     path: of the model.
-    begin: id before the first token of every document.
-    end: id after the last.
+    end: id after the last token of every document.
   """
 
-  def __init__(self, path: str, begin: int, end: int):
+  def __init__(self, path: str, end: int):
     super().__init__(path)
-    self._begin, self._end = begin, end
+    self.eos_id = end
 
-  @property
-  def bos_id(self) -> int:
-    return self._begin
-
-  @property
-  def eos_id(self) -> int:
-    return self._end
+  def _check(self) -> None:
+    """Rows are padded by weight and segment, whatever 0 is."""
 
 
-class HuggingFaceTokenizer(seqio.Vocabulary):
+class HuggingFaceTokenizer(Vocabulary):
   """A tokenizer.json; texts are only text, and no special tokens are added.
 
   Args:
     path: of the file.
-    begin: id before the first token of every document.
-    end: id after the last.
+    end: id after the last token of every document.
   """
 
-  def __init__(self, path: str, begin: int, end: int):
-    super().__init__()
-    self._begin, self._end, self._path = begin, end, path
+  unk_id = None  # Whatever the file does with what it does not know.
+
+  def __init__(self, path: epath.Path, end: int):
     try:
       import tokenizers
     except ImportError as error:
       raise ValueError(
         f"{path} needs the package tokenizers (pip install tokenizers), got none."
       ) from error
-    with tf.io.gfile.GFile(path) as file:
-      self._definition = file.read()
+    definition = path.read_text()
     try:
-      self._tokenizer = tokenizers.Tokenizer.from_str(self._definition)
+      self._tokenizer = tokenizers.Tokenizer.from_str(definition)
     except Exception as error:  # The library raises nothing more special.
       raise ValueError(f"{path} must be a tokenizer, got {error}.") from error
     # A text that spells a special token is still only text.
     self._tokenizer.encode_special_tokens = True
-
-  @property
-  def bos_id(self) -> int:
-    return self._begin
-
-  @property
-  def eos_id(self) -> int:
-    return self._end
-
-  @property
-  def unk_id(self) -> None:
-    """Whatever the file does with what it does not know."""
-    return None
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-
-  def count_bytes(self) -> np.ndarray:
-    """Returns the bytes of each token, (V,) int32; none for special and unused ids."""
-    bytes_V = np.zeros(self.vocab_size, np.int32)
+    self._bytes = _byte_alphabet() if '"ByteLevel"' in definition else None
     added = self._tokenizer.get_added_tokens_decoder()
-    byte_level = '"ByteLevel"' in self._definition
-    for piece, token in self._tokenizer.get_vocab(with_added_tokens=False).items():
-      if token in added and added[token].special:
-        continue
-      # A byte-level alphabet has one character for each byte.
-      is_byte = len(piece) == 6 and piece.startswith("<0x")
-      text = piece.replace("\u2581", " ").encode()
-      bytes_V[token] = 1 if is_byte else len(piece if byte_level else text)
-    return bytes_V
+    self._special = {token for token, x in added.items() if x.special}
+    ids = self._tokenizer.get_vocab(with_added_tokens=True).values()
+    self.vocab_size, self.eos_id = 1 + max(ids), end
 
-  def _encode(self, s: str) -> list[int]:
-    return self._tokenizer.encode(s, add_special_tokens=False).ids
+  def encode(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-  def _decode(self, ids: Iterable[int]) -> str:
-    return self._tokenizer.decode([int(i) for i in ids if i < self._base_vocab_size])
+  def spell(self, token: int) -> bytes:
+    piece = self._tokenizer.id_to_token(token) if token >= 0 else None
+    if piece is None or token in self._special:
+      return b""
+    if self._bytes is not None and all(x in self._bytes for x in piece):
+      return bytes(self._bytes[x] for x in piece)
+    if len(piece) == 6 and piece.startswith("<0x"):
+      return bytes.fromhex(piece[3:5])
+    return piece.replace("\u2581", " ").encode()
 
-  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    def encode(text):
-      # Eager TensorFlow passes an array, a graph bytes.
-      text = np.asarray(text, object).item()
-      return np.array(self._encode(text.decode()), np.int32)
 
-    # Without state, or an iterator over it could not be saved.
-    tokens = tf.numpy_function(
-      encode, [tf.convert_to_tensor(s)], tf.int32, stateful=False
-    )
-    return tf.ensure_shape(tokens, [None])
+def _byte_alphabet() -> dict[str, int]:
+  """The character that stands for each byte in GPT-2's vocabulary, and those like it.
 
-  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    def decode(tokens):
-      return self._decode(tokens.tolist()).encode()
-
-    return tf.numpy_function(decode, [ids], tf.string, stateful=False)
-
-  def __eq__(self, other) -> bool:
-    return (
-      isinstance(other, HuggingFaceTokenizer)
-      and self._definition == other._definition
-      and (self._begin, self._end) == (other._begin, other._end)
-    )
-
-  def __hash__(self) -> int:
-    return hash(self._definition)
+  Printable ones for themselves, the others for U+0100 and the following, in order.
+  """
+  printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+  others = [byte for byte in range(256) if byte not in printable]
+  alphabet = {chr(byte): byte for byte in printable}
+  return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}

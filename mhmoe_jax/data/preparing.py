@@ -16,6 +16,7 @@ import numpy as np
 from mhmoe_jax.data import prepared
 from mhmoe_jax.data.config import DataConfig, named
 from mhmoe_jax.data.files import writing
+from mhmoe_jax.data.graph import in_graph
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import make_source, plain_errors
 from mhmoe_jax.data.tasks import encode
@@ -59,7 +60,7 @@ def _prepare(cfg: DataConfig, shards: int, label: str, report) -> None:
 
 def _write_all(cfg: DataConfig, shards: int, label: str, report) -> None:
   folder, source = cfg.prepared, make_source(dataclasses.replace(cfg, prepared=""))
-  vocabulary = make_vocabulary(cfg.vocabulary)
+  vocabulary = in_graph(make_vocabulary(cfg.vocabulary))
   # As the feeds of training and validation deal them.
   deals = {"train": seqio.ShardInfo(0, cfg.streams), "validation": None}
   form: dict[str, int] = {"shards": shards}

@@ -6,24 +6,22 @@ that tasks.py need not know where text comes from.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import importlib.resources
 import re
 
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
-from mhmoe_jax.data.files import file_sizes, find_files, kind_of
+from mhmoe_jax.data.files import file_sizes
 from mhmoe_jax.data.fingerprints import fingerprint
-from mhmoe_jax.data.jsonl import read_documents
 from mhmoe_jax.data.prepared import PreparedSource
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.spans import (
   Span,
   cut_spans,
   least_spans,
-  read_span,
   span_bytes,
 )
+from mhmoe_jax.data.texts import find_texts, read_texts
 from mhmoe_jax.data.tfds_source import make_tfds_source
 
 # What tf.data says of files that it reads itself.
@@ -48,18 +46,7 @@ def make_source(cfg: DataConfig) -> seqio.DataSource:
     return PreparedSource(cfg)
   if cfg.source == "tfds":
     return make_tfds_source(cfg)
-  train, valid = cfg.train, cfg.valid
-  if cfg.source == "bundled":
-    corpus = importlib.resources.files("mhmoe_jax.data") / "corpus"
-    train = str(corpus / "tinyshakespeare_train.txt")
-    valid = str(corpus / "tinyshakespeare_valid.txt")
-  paths = {"train": find_files(train), "validation": find_files(valid)}
-  for path in paths["train"] + paths["validation"]:
-    if cfg.source == "text" and kind_of(path) == "jsonl":
-      raise ValueError(
-        "a .jsonl file must be read with source='jsonl', as every verb does, got "
-        f"source='text' for {path}."
-      )
+  paths = {split: find_texts(cfg, split) for split in ("train", "validation")}
   return FileSource(paths, cfg.text_key if cfg.source == "jsonl" else None)
 
 
@@ -206,11 +193,7 @@ class FileSource(seqio.DataSource):
     }
 
   def _read_texts(self, span: Span) -> tuple[list[bytes], bool]:
-    size = self._sizes.get(span.path)
-    if self._text_key is not None:
-      return read_documents(span, self._text_key, size), True
-    lines = read_span(span, size)
-    return [lines.text] if lines.text else [], lines.is_last
+    return read_texts(span, self._text_key, self._sizes.get(span.path))
 
 
 def _slice(spans: Sequence[Span]) -> tf.data.Dataset:

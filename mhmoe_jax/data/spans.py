@@ -13,10 +13,13 @@ end and does not know where a file stops.
 import codecs
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from mhmoe_jax.data import gfile
 from mhmoe_jax.data.files import file_sizes, not_utf8, reading
-from mhmoe_jax.data.quiet import seqio, tf
+
+if TYPE_CHECKING:
+  from mhmoe_jax.data.quiet import seqio
 
 # Long, because the last window of a span is short; but SentencePiece needs twice the
 # time per byte for a text four times as long.
@@ -71,7 +74,7 @@ def span_records(size: int, least: int) -> int:
   return min(max(size // least, 1), _MAX_SPAN_RECORDS)
 
 
-def least_spans(shard_info: seqio.ShardInfo | None) -> int:
+def least_spans(shard_info: "seqio.ShardInfo | None") -> int:
   """Returns how many spans a split is cut into at least, dealt to streams or whole."""
   return _SPANS_PER_STREAM * shard_info.num_shards if shard_info else 1
 
@@ -91,7 +94,7 @@ def read_span(span: Span, size: int | None = None, whole: bool = False) -> Lines
       or a record is too long.
   """
   path = span.path
-  with reading(path), tf.io.gfile.GFile(path, "rb") as file:
+  with reading(path), gfile.GFile(path, "rb") as file:
     if size not in (None, file.size()):
       raise ValueError(
         f"A file of text must stay as it is while it is read, got {size} bytes at "
@@ -119,7 +122,7 @@ def read_span(span: Span, size: int | None = None, whole: bool = False) -> Lines
 
 
 def _find_line(
-  file: tf.io.gfile.GFile, path: str, offset: int, size: int, whole: bool
+  file: gfile.GFile, path: str, offset: int, size: int, whole: bool
 ) -> int:
   """Returns where the first line starts that does not start before an offset."""
   if offset == 0:
@@ -151,6 +154,6 @@ def _find_line(
 def _find_in_block(path: str, size: int, block: int) -> int:
   """Returns where the first line end is in a block of a file, -1 without one."""
   del size
-  with tf.io.gfile.GFile(path, "rb") as file:
+  with gfile.GFile(path, "rb") as file:
     file.seek(block * _BLOCK_BYTES)
     return file.read(_BLOCK_BYTES).find(b"\n")

@@ -12,11 +12,12 @@ from absl import logging
 import numpy as np
 
 from mhmoe_jax.data.config import DataConfig, named
-from mhmoe_jax.data.feed import Batch, Feed, describe_pipeline, open_split, open_task
+from mhmoe_jax.data.feed import Feed, describe_pipeline, open_split, open_task
 from mhmoe_jax.data.files import match_files
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import fingerprint_train, mixture_rates
+from mhmoe_jax.data.validation import Batch
 from mhmoe_jax.data.vocabularies import begin_id
 
 # TensorFlow's threads for all streams together; training on a CPU needs the cores.

@@ -12,24 +12,31 @@ from collections.abc import Iterator
 import dataclasses
 
 from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.data.graph import in_graph
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import make_source
+from mhmoe_jax.data.vocabularies import Vocabulary
 
 
-def make_task(cfg: DataConfig, vocabulary: seqio.Vocabulary) -> seqio.Task:
+def make_task(cfg: DataConfig, vocabulary: Vocabulary | None) -> seqio.Task:
   """Returns a task with the splits "train" and "validation" and the feature "targets".
 
   Its examples are {"targets": (l,) int32} with 1 <= l <= sequence_length if asked for
-  with sequence_length={"targets": sequence_length}.
+  with sequence_length={"targets": sequence_length}. What is prepared is in tokens, and
+  needs no vocabulary.
 
   Raises:
     ValueError: the source cannot be read; see `make_source`.
   """
+  if vocabulary is None:
+    encoder = seqio.PassThroughVocabulary(size=0)
+  else:
+    encoder = in_graph(vocabulary)
   return seqio.Task(
     f"mhmoe_{cfg.source}",
     source=make_source(cfg),
     preprocessors=[cut_windows] if cfg.prepared else [tokenize, cut_windows],
-    output_features={"targets": seqio.Feature(vocabulary)},
+    output_features={"targets": seqio.Feature(encoder)},
     shuffle_buffer_size=cfg.shuffle_buffer,
   )
 

@@ -1,33 +1,97 @@
-"""Vocabularies of tokens, and how many bytes of text each token stands for.
+"""Vocabularies: text to tokens and back, and the bytes of text behind each token.
 
 Losses per token of two vocabularies cannot be compared, bits per byte can:
 loss / log(2) * tokens / bytes. `count_token_bytes` supplies the bytes.
+
+No tensorflow here, for a prompt needs none: graph.py takes these into its graphs.
+The kinds that need a library are in pieces.py, xlmr.py and bpe.py.
 """
 
+import abc
+import codecs
+from collections.abc import Iterable
 import hashlib
 
-from google.protobuf.message import DecodeError
+from etils import epath
 import numpy as np
 
-from mhmoe_jax.data import huggingface
-from mhmoe_jax.data.bpe import TiktokenVocabulary, load_cl100k
-from mhmoe_jax.data.quiet import seqio, tf
-from mhmoe_jax.data.xlmr import OFFSET, XlmrVocabulary
+_XLMR, _HUGGING_FACE = "xlmr:", "hf:"
 
-_XLMR = "xlmr:"
+
+class Vocabulary(abc.ABC):
+  """Tokens from 0, which pads, to vocab_size - 1.
+
+  Attributes:
+    vocab_size: V.
+    eos_id: the token that ends a document.
+    unk_id: the token of text that no other spells; None where there is no such text.
+  """
+
+  vocab_size: int
+  eos_id: int
+  unk_id: int | None
+  pad_id = 0
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> list[int]:
+    """The tokens of a text, without an end."""
+
+  @abc.abstractmethod
+  def spell(self, token: int) -> bytes:
+    """The UTF-8 text that a token stands for, perhaps a part of a character.
+
+    Nothing for pad, eos, unk and other control tokens, and ids that no token has.
+    """
+
+  def decode(self, tokens: Iterable[int], after: str = "") -> str:
+    """The text that tokens add behind the text `after`, whose tokens came before them.
+
+    Bytes that are no character become U+FFFD; of a character that the end cuts, nothing
+    is left.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    added = decoder.decode(b"".join(map(self.spell, tokens)))
+    return added.removeprefix(self._space_behind(after))
+
+  def _space_behind(self, text: str) -> str:
+    """What is spelt behind a text, before a word that follows it at once.
+
+    Some SentencePiece models begin every text with a space, and some leave out those at
+    its end; the next word brings them along, though they are there already.
+    """
+    word = "e"
+    before, behind = (
+      b"".join(map(self.spell, self.encode(x))).decode() for x in (text, text + word)
+    )
+    if not behind.startswith(before):
+      return ""
+    return behind.removeprefix(before).removesuffix(word)
+
+
+class ByteVocabulary(Vocabulary):
+  """pad 0, eos 1, unk 2, then byte b at b + 3, as in ByT5."""
+
+  vocab_size, eos_id, unk_id = 259, 1, 2
+
+  def encode(self, text: str) -> list[int]:
+    return [byte + 3 for byte in text.encode()]
+
+  def spell(self, token: int) -> bytes:
+    return bytes([token - 3]) if 3 <= token < self.vocab_size else b""
 
 
 def begin_id(name: str) -> int:
   """The token before the first of every document: pad, but for "hf:DIR"."""
-  if name.startswith(huggingface.PREFIX):
-    return huggingface.read_ids(name.removeprefix(huggingface.PREFIX))[0]
+  if name.startswith(_HUGGING_FACE):
+    from mhmoe_jax.data import huggingface
+
+    return huggingface.read_ids(name.removeprefix(_HUGGING_FACE))[0]
   return 0
 
 
-def make_vocabulary(name: str) -> seqio.Vocabulary:
+def make_vocabulary(name: str) -> Vocabulary:
   """Returns the vocabulary of a name: "bytes", "cl100k", "xlmr:PATH" or a path.
 
-  The vocabulary "bytes" has 259 tokens: pad 0, eos 1, unk 2, then byte b at b + 3.
   "cl100k" is GPT-4's, from a file that bpe.py finds or downloads. "xlmr:PATH" is the
   SentencePiece model at the path, with the ids of fairseq (xlmr.py), a path alone the
   model with its own; "hf:DIR" the tokenizer of a folder of Hugging Face's.
@@ -37,28 +101,23 @@ def make_vocabulary(name: str) -> seqio.Vocabulary:
       no eos id.
   """
   if name == "bytes":
-    return seqio.ByteVocabulary()
+    return ByteVocabulary()
   if name == "cl100k":
+    from mhmoe_jax.data.bpe import load_cl100k
+
     return load_cl100k()
-  if name.startswith(huggingface.PREFIX):
-    return huggingface.load_huggingface(name.removeprefix(huggingface.PREFIX))
-  is_xlmr, path = name.startswith(_XLMR), name.removeprefix(_XLMR)
-  make = XlmrVocabulary if is_xlmr else seqio.SentencePieceVocabulary
+  if name.startswith(_HUGGING_FACE):
+    from mhmoe_jax.data import huggingface
+
+    return huggingface.load_huggingface(name.removeprefix(_HUGGING_FACE))
+  if name.startswith(_XLMR):
+    from mhmoe_jax.data.xlmr import XlmrVocabulary as Kind
+  else:
+    from mhmoe_jax.data.pieces import SentencePieceVocabulary as Kind
   try:
-    vocabulary = make(path)
-    tokenizer = vocabulary.tokenizer
-  except (tf.errors.OpError, DecodeError, RuntimeError) as error:
+    return Kind(name.removeprefix(_XLMR))
+  except (OSError, RuntimeError) as error:  # No file; no model.
     raise _no_vocabulary(name, error) from None
-  if is_xlmr:
-    return vocabulary
-  # Targets are padded with 0, so 0 must not be a token of text.
-  pad_id, eos_id = tokenizer.pad_id(), tokenizer.eos_id()
-  if pad_id != 0 or eos_id < 1:
-    raise ValueError(
-      "A SentencePiece model must have pad id 0 and an eos id, got "
-      f"pad_id={pad_id}, eos_id={eos_id} in {name}."
-    )
-  return vocabulary
 
 
 def identify_vocabulary(name: str) -> str:
@@ -69,17 +128,19 @@ def identify_vocabulary(name: str) -> str:
   """
   if name in ("bytes", "cl100k"):
     return name
-  if name.startswith(huggingface.PREFIX):
-    return huggingface.identify(name.removeprefix(huggingface.PREFIX))
+  if name.startswith(_HUGGING_FACE):
+    from mhmoe_jax.data import huggingface
+
+    return huggingface.identify(name.removeprefix(_HUGGING_FACE))
   kind = _XLMR if name.startswith(_XLMR) else ""
   try:
-    with tf.io.gfile.GFile(name.removeprefix(_XLMR), "rb") as file:
-      return f"{kind}sha256 {hashlib.sha256(file.read()).hexdigest()}"
-  except tf.errors.OpError as error:
+    content = epath.Path(name.removeprefix(_XLMR)).read_bytes()
+  except OSError as error:
     raise _no_vocabulary(name, error) from None
+  return f"{kind}sha256 {hashlib.sha256(content).hexdigest()}"
 
 
-def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
+def count_token_bytes(vocabulary: Vocabulary) -> np.ndarray:
   """Returns token_bytes_V: the UTF-8 bytes of text that each token stands for.
 
   pad, eos, unk and other control tokens stand for none. The sum over an encoded text is
@@ -90,19 +151,8 @@ def count_token_bytes(vocabulary: seqio.Vocabulary) -> np.ndarray:
   Returns:
     (V,) int32, V = vocabulary.vocab_size.
   """
-  if isinstance(vocabulary, seqio.ByteVocabulary):
-    bytes_V = np.ones(vocabulary.vocab_size, np.int32)
-    bytes_V[[vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id]] = 0
-    return bytes_V
-  if isinstance(vocabulary, TiktokenVocabulary | huggingface.HuggingFaceTokenizer):
-    return vocabulary.count_bytes()
-  tokenizer = vocabulary.tokenizer
-  pieces = range(tokenizer.get_piece_size())
-  bytes_V = np.array([_piece_bytes(tokenizer, piece) for piece in pieces], np.int32)
-  # The ids before XLM-R's pieces, and behind them, stand for nothing, as <unk> does.
-  return (
-    np.pad(bytes_V, (OFFSET, 1)) if isinstance(vocabulary, XlmrVocabulary) else bytes_V
-  )
+  tokens = range(vocabulary.vocab_size)
+  return np.array([len(vocabulary.spell(token)) for token in tokens], np.int32)
 
 
 def _no_vocabulary(name: str, error: Exception) -> ValueError:
@@ -110,13 +160,3 @@ def _no_vocabulary(name: str, error: Exception) -> ValueError:
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's path,"
     f" got vocabulary={name!r} ({type(error).__name__})."
   )
-
-
-def _piece_bytes(tokenizer, token: int) -> int:
-  is_special = tokenizer.is_control(token) or tokenizer.is_unknown(token)
-  if is_special or tokenizer.is_unused(token):
-    return 0
-  if tokenizer.is_byte(token):
-    return 1
-  # SentencePiece writes a space as U+2581, which has three bytes.
-  return len(tokenizer.id_to_piece(token).replace("\u2581", " ").encode())

@@ -14,15 +14,13 @@ XLM-R's model normalises (NFKC), joins spaces and line ends, and spells what it 
 know <unk>. So bytes are those of the normalised text without what is unknown.
 """
 
-from collections.abc import Iterable
+from mhmoe_jax.data.pieces import SentencePieceVocabulary
 
-from mhmoe_jax.data.quiet import seqio, tf
-
-_EOS, _UNK = 2, 3
+EOS, UNK = 2, 3
 OFFSET = 1  # of pieces, from the model to fairseq
 
 
-class XlmrVocabulary(seqio.SentencePieceVocabulary):
+class XlmrVocabulary(SentencePieceVocabulary):
   """A SentencePiece model of fairseq's kind.
 
   Args:
@@ -30,48 +28,27 @@ class XlmrVocabulary(seqio.SentencePieceVocabulary):
 
   Raises:
     ValueError: the special tokens of the model are not those of fairseq.
+    OSError: the file cannot be read.
+    RuntimeError: it is not a model.
   """
 
   def __init__(self, path: str):
     super().__init__(path)
+    self.vocab_size += OFFSET + 1  # <mask> is last
+    self.eos_id, self.unk_id = EOS, UNK
+
+  def _check(self) -> None:
     tokenizer = self.tokenizer
     special = (tokenizer.unk_id(), tokenizer.bos_id(), tokenizer.eos_id())
     if special != (0, 1, 2):
       raise ValueError(
         "The SentencePiece model of xlmr:PATH must have unk id 0, bos id 1 and eos id "
-        f"2, got {special[0]}, {special[1]} and {special[2]} in {path}."
+        f"2, got {special[0]}, {special[1]} and {special[2]} in {self.path}."
       )
 
-  @property
-  def bos_id(self) -> int:
-    return 0
+  def encode(self, text: str) -> list[int]:
+    return [token + OFFSET if token else UNK for token in super().encode(text)]
 
-  @property
-  def eos_id(self) -> int:
-    return _EOS
-
-  @property
-  def unk_id(self) -> int:
-    return _UNK
-
-  @property
-  def _base_vocab_size(self) -> int:
-    return self.tokenizer.get_piece_size() + OFFSET + 1  # <mask> is last
-
-  def _encode(self, s: str) -> list[int]:
-    return [token + OFFSET if token else _UNK for token in super()._encode(s)]
-
-  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-    tokens = super()._encode_tf(s)
-    return tf.where(tokens == 0, _UNK, tokens + OFFSET)
-
-  def _decode(self, ids: Iterable[int]) -> str:
-    mask = self._base_vocab_size - 1
-    ids = [token for token in ids if token >= _UNK and token != mask]
-    return super()._decode([0 if token == _UNK else token - OFFSET for token in ids])
-
-  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-    def decode(tokens):
-      return self._decode(tokens.tolist()).encode()
-
-    return tf.numpy_function(decode, [ids], tf.string, stateful=False)
+  def spell(self, token: int) -> bytes:
+    # In the model, what is behind <unk> is <s> and </s>, which spell nothing either.
+    return super().spell(token - OFFSET)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig
+from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
 
 FFNS = ("dense", "smoe", "mhmoe")
 QK_NORMS = ("none", "head", "whole")
@@ -44,6 +44,7 @@ class TransformerConfig:
   scan_unroll: int
 
   def __post_init__(self):
+    check_fields(self)
     for name in (
       "vocab_size",
       "num_layers",

@@ -51,6 +51,7 @@ def generate(
   temperature: float = 1.0,
   top_k: int = 0,
   top_p: float = 1.0,
+  allowed_V: jax.Array | None = None,
 ) -> jax.Array:
   """Samples a continuation of each prompt.
 
@@ -64,6 +65,8 @@ def generate(
     temperature: divides the logits; 0 always takes the likeliest token.
     top_k: draw among the k likeliest tokens only; 0 for all.
     top_p: draw from the nucleus of this probability only; 1 for all.
+    allowed_V: bool, the tokens that may be drawn; None for all. A model has rows for
+      ids that no token has, and training never makes them unlikely enough.
 
   Returns:
     int32 (B, num_tokens).
@@ -83,6 +86,8 @@ def generate(
     return logits_BLV[:, -1], caches
 
   def draw(key, logits_BV):
+    if allowed_V is not None:
+      logits_BV = jnp.where(allowed_V[None], logits_BV, -jnp.inf)
     cold = jnp.argmax(logits_BV, axis=-1)
     hot_BV = logits_BV / jnp.maximum(temperature, 1e-6)
     hot = jax.random.categorical(key, filter_logits(hot_BV, top_k, top_p))

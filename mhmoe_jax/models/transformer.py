@@ -116,6 +116,8 @@ class Decoder(nn.Module):
       in_axes=(nn.broadcast,) * 3 + (0,),
       length=cfg.num_layers // cfg.period,
       unroll=cfg.scan_unroll,
+      # The check traces every layer once more. Initial values count its random draws.
+      check_constancy_invariants=self.is_initializing(),
     )(
       cfg, self.deterministic, self.trace, name="layers"
     )(x_BLD, positions_BL, segments_BL, jnp.asarray(start), caches)

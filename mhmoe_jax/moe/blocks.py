@@ -97,7 +97,7 @@ def backward(
         jax.tree.map(lambda total, d: total + d.reshape(total.shape), sums, dw),
       )
 
-    sums = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), one)
+    sums = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), one)
     start = stop_E[e] - sizes_E[e]
     dx_pad, dscale_pad, sums = _in_pieces(
       start, stop_E[e], sizes, piece, (dx_pad, dscale_pad, sums)

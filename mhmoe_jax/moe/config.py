@@ -1,6 +1,8 @@
 """The choices a Multi-Head MoE layer offers, checked before anything is built."""
 
 import dataclasses
+import math
+import numbers
 
 # GELU is x times the normal distribution function of x, or an approximation by tanh.
 ACTIVATIONS = ("gelu", "gelu_tanh", "swiglu")
@@ -11,6 +13,43 @@ INITS = ("flax", "torch")
 ROUTERS = ("linear", "cosine", "projected")
 DISPATCHES = ("sorted", "ragged", "capacity", "einsum")
 BACKENDS = ("auto", "fused", "ragged", "blocks")
+
+
+def check_number(name: str, value, kind: type = int, least: float | None = None):
+  """The value as a plain int or finite float; numpy's numbers will do.
+
+  Raises:
+    ValueError: naming it, if it is something else, or less than `least`.
+  """
+  accepted = {int: numbers.Integral, float: numbers.Real}[kind]
+  if not isinstance(value, accepted) or isinstance(value, bool):
+    raise ValueError(
+      f"{name} must be of type {kind.__name__}, got {name}={value!r} "
+      f"of type {type(value).__name__}."
+    )
+  if not math.isfinite(value):
+    raise ValueError(f"{name} must be finite, got {name}={value}.")
+  if least is not None and value < least:
+    raise ValueError(f"{name} must be at least {least}, got {name}={value}.")
+  return kind(value)
+
+
+def check_fields(config) -> None:
+  """Holds the fields of a frozen dataclass to their types; numbers become plain ones.
+
+  Raises:
+    ValueError: naming the field, its value and both types, or if it is not finite.
+  """
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.type in (int, float):
+      value = check_number(field.name, value, field.type)
+      object.__setattr__(config, field.name, value)
+    elif not isinstance(value, field.type):
+      raise ValueError(
+        f"{field.name} must be of type {field.type.__name__}, "
+        f"got {field.name}={value!r} of type {type(value).__name__}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +118,7 @@ class MoeConfig:
   eval_capacity_factor: float = 2.0  # of the same, in evaluation
 
   def __post_init__(self):
+    check_fields(self)
     for name in ("num_heads", "num_experts", "expert_dim", "top_k", "router_dim"):
       if getattr(self, name) < 1:
         raise ValueError(
@@ -121,6 +161,20 @@ class MoeConfig:
           f"{name} must be one of {', '.join(allowed)}, "
           f"got {name}={getattr(self, name)!r}."
         )
+    self._check_that_it_learns()
+
+  def _check_that_it_learns(self) -> None:
+    """Refuses what would train without an error, but with gradients of zero."""
+    if self.num_experts > 1 and self.renormalize and self.top_k == 1:
+      raise ValueError(
+        "renormalize needs a top_k of at least 2, because a single weight is always 1 "
+        f"and teaches the router nothing, got top_k={self.top_k}, renormalize=True."
+      )
+    if self.num_experts > 1 and self.router != "linear" and self.router_dim == 1:
+      raise ValueError(
+        "router_dim must be at least 2 unless the router is linear, because a unit "
+        f"vector of width 1 is constant, got router_dim=1, router={self.router!r}."
+      )
 
   @property
   def style(self) -> FfnStyle:

@@ -14,12 +14,15 @@ The price: as many choices are dropped, but more first ones; at a capacity facto
 example here, in the authors' code those of all examples on a GPU.
 """
 
+from fractions import Fraction
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.moe.config import check_number
+from mhmoe_jax.moe.once import once
 from mhmoe_jax.moe.routing import Routing
 
 
@@ -36,14 +39,23 @@ def expert_capacity(
 ) -> int:
   """Slots per expert and group: the even share times `capacity_factor`, rounded up.
 
-  Never more than `num_subtokens`, which drops nothing.
+  Exact in the decimal digits of the factor, and never more than `num_subtokens`, which
+  drops nothing.
   """
-  if capacity_factor <= 0:
+  for name, count in (
+    ("num_subtokens", num_subtokens),
+    ("num_experts", num_experts),
+    ("top_k", top_k),
+  ):
+    check_number(name, count, least=1)
+  factor = check_number("capacity_factor", capacity_factor, float)
+  if factor <= 0:
     raise ValueError(
       f"capacity_factor must be positive, got capacity_factor={capacity_factor}."
     )
-  share = num_subtokens * top_k / num_experts
-  return min(math.ceil(share * capacity_factor), num_subtokens)
+  # 1.05 is meant as 105 / 100, which no float is.
+  share = Fraction(num_subtokens * top_k, num_experts)
+  return min(math.ceil(share * Fraction(str(factor))), num_subtokens)
 
 
 def assign_slots(routing: Routing, capacity: int) -> Slots:
@@ -64,17 +76,13 @@ def assign_slots(routing: Routing, capacity: int) -> Slots:
 
 def to_experts(x_GSM: jax.Array, slots: Slots) -> jax.Array:
   """Sub-tokens to slots, (E, G, C, M); empty slots are zero."""
-  return jnp.einsum("GSEC,GSM->EGCM", slots.mask_GSEC.astype(x_GSM.dtype), x_GSM)
+  mask_GSEC = slots.mask_GSEC.astype(x_GSM.dtype)
+  return _einsum_by_row("GSEC,GSM->EGCM", mask_GSEC, x_GSM)
 
 
 def from_experts(y_EGCM: jax.Array, slots: Slots) -> jax.Array:
   """Weighted sum of the experts' outputs for every sub-token, (G, S, M)."""
-  y_GSM = jnp.einsum(
-    "GSEC,EGCM->GSM",
-    slots.combine_GSEC,
-    y_EGCM,
-    preferred_element_type=jnp.float32,
-  )
+  y_GSM = _einsum_by_row("GSEC,EGCM->GSM", slots.combine_GSEC, y_EGCM)
   return y_GSM.astype(y_EGCM.dtype)
 
 
@@ -85,6 +93,24 @@ def seeds_to_experts(seeds_GSK: jax.Array, routing: Routing, slots: Slots) -> ja
   seed_GSE = (choice_GSKE * seeds_GSK[..., None]).sum(axis=2, dtype=dtype)
   seeds_GSEC = slots.mask_GSEC * seed_GSE[..., None]
   return seeds_GSEC.sum(axis=1, dtype=dtype).swapaxes(0, 1)
+
+
+def _einsum_by_row(equation: str, places: jax.Array, rows: jax.Array) -> jax.Array:
+  """An einsum with mostly zero `places`, to which a row's NaN or inf does not spread.
+
+  0 * inf is NaN, so that one such row would spoil its whole group. Rows that have it
+  count as zero, and what they belong to becomes NaN.
+  """
+  finite = jnp.isfinite(rows).all(axis=-1, keepdims=True)
+  result = jnp.einsum(
+    equation,
+    places,
+    jnp.where(finite, rows, 0),
+    preferred_element_type=jnp.promote_types(places.dtype, rows.dtype),
+  )
+  taken = (places != 0).astype(jnp.float32)
+  spoilt = jnp.einsum(equation, taken, (~finite).astype(jnp.float32)) > 0
+  return jnp.where(spoilt, jnp.nan, result)
 
 
 class SortedRows(NamedTuple):
@@ -98,6 +124,11 @@ class SortedRows(NamedTuple):
 def sort_by_expert(experts_SK: jax.Array, num_experts: int) -> SortedRows:
   """Sorts choices by expert, stably; experts >= `num_experts` go to the end."""
   T = experts_SK.size
+  if not isinstance(T, int):
+    raise ValueError(
+      "dispatch must be 'capacity' or 'einsum' where a dimension has no fixed size, "
+      f"got 'sorted' or 'ragged' and {T} rows."
+    )
   if (num_experts + 1) * T >= 2**32:
     raise ValueError(
       f"(num_experts + 1) * rows must be below 2**32, got num_experts={num_experts}, "
@@ -154,16 +185,16 @@ def seeds_to_rows(seeds_GSK: jax.Array, rows: SortedRows) -> jax.Array:
 
 
 to_rows.defvjp(
-  lambda x_SM, rows: (to_rows(x_SM, rows), rows),
-  lambda rows, dx_TM: (from_rows(dx_TM, rows), None),
+  once(lambda x_SM, rows: (to_rows(x_SM, rows), rows)),
+  once(lambda rows, dx_TM: (from_rows(dx_TM, rows), None)),
 )
 from_rows.defvjp(
-  lambda y_TM, rows: (from_rows(y_TM, rows), rows),
-  lambda rows, dy_SM: (to_rows(dy_SM, rows), None),
+  once(lambda y_TM, rows: (from_rows(y_TM, rows), rows)),
+  once(lambda rows, dy_SM: (to_rows(dy_SM, rows), None)),
 )
 weights_to_rows.defvjp(
-  lambda weights_SK, rows: (weights_to_rows(weights_SK, rows), rows),
-  lambda rows, d_T: (d_T[rows.row_KS].T, None),
+  once(lambda weights_SK, rows: (weights_to_rows(weights_SK, rows), rows)),
+  once(lambda rows, d_T: (d_T[rows.row_KS].T, None)),
 )
 
 

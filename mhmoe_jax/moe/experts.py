@@ -79,7 +79,7 @@ def _create(
   centred = style.sub_ln and style.ffn_norm == "layernorm"
 
   def param(name, init, *shape, wanted=True):
-    return module.param(name, init, (*stack, *shape)) if wanted else None
+    return module.param(name, init, (*stack, *shape), jnp.float32) if wanted else None
 
   # In this order, which the draws of the initial values follow.
   return ExpertWeights(

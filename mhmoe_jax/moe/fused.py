@@ -79,8 +79,10 @@ def _cut(weights, dtype) -> _Cut | None:
 
 
 def fits(weights, dtype) -> bool:
-  """Whether the kernel can take such experts: small enough, and not of BitNet."""
-  return weights.levels_E is None and _cut(weights, dtype) is not None
+  """Whether the kernel can take such experts: small, not of BitNet or float64."""
+  if weights.levels_E is not None or jnp.dtype(dtype).itemsize > 4:
+    return False
+  return _cut(weights, dtype) is not None
 
 
 def _forward_kernel(visits, x_ref, scale_ref, w: ExpertWeights, y_ref, *, tile: int):
@@ -197,6 +199,7 @@ def _add_chunks(y_CTM: jax.Array, dtype) -> jax.Array:
   return y_CTM[0] if y_CTM.shape[0] == 1 else y_CTM.sum(axis=0).astype(dtype)
 
 
+@jax.enable_x64(False)  # A kernel counts in int32, whatever the program around it.
 def _call(
   kernel: Callable,
   weights: ExpertWeights,

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from mhmoe_jax.moe import blocks, fused
 from mhmoe_jax.moe.config import BACKENDS
 from mhmoe_jax.moe.ffn import ExpertWeights, apply_ffn
+from mhmoe_jax.moe.once import once
+from mhmoe_jax.sharding import varying_axes
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -53,11 +55,12 @@ def grouped_ffn(
 
 def _forward(weights, x_TM, scale_T, sizes_E, *how):
   inputs = weights, x_TM, scale_T, sizes_E
-  return _choose(0, how, *inputs), inputs
+  return once(functools.partial(_choose, 0, how))(*inputs), inputs
 
 
 def _backward(backend, expected_rows, inputs, dy_TM):
-  return *_choose(1, (backend, expected_rows), *inputs, dy_TM), None
+  backward = functools.partial(_choose, 1, (backend, expected_rows))
+  return *once(backward)(*inputs, dy_TM), None
 
 
 grouped_ffn.defvjp(_forward, _backward)
@@ -78,7 +81,9 @@ def _choose(direction: int, how, weights: ExpertWeights, x_TM, *rest):
         f"backend must be one of {', '.join(BACKENDS)}, got backend={backend!r}."
       )
     return passes[backend][direction](weights, x_TM, *rest)
-  tpu = passes["fused" if fused.fits(weights, x_TM.dtype) else "ragged"][direction]
+  # Pallas knows nothing of what varies over a mesh that others made manual.
+  takes = fused.fits(weights, x_TM.dtype) and not varying_axes(x_TM)
+  tpu = passes["fused" if takes else "ragged"][direction]
   return jax.lax.platform_dependent(
     weights, x_TM, *rest, tpu=tpu, default=passes["blocks"][direction]
   )

@@ -10,14 +10,15 @@ from typing import NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mhmoe_jax.moe import losses, routing, telemetry
 from mhmoe_jax.moe.config import MoeConfig
 from mhmoe_jax.moe.dropout import draw_seeds
 from mhmoe_jax.moe.experts import DenseFfn, ExpertFfn, bias_init
-from mhmoe_jax.moe.heads import merge_heads, split_heads
+from mhmoe_jax.moe.heads import check_rank_3, describe, merge_heads, split_heads
 from mhmoe_jax.moe.transport import apply_experts
-from mhmoe_jax.sharding import constrain
+from mhmoe_jax.sharding import constrain, explicit_mesh
 
 
 class MoeAux(NamedTuple):
@@ -47,7 +48,6 @@ class MultiHeadMoe(nn.Module):
     self,
     x_BLD: jax.Array,
     mask_BL: jax.Array | None = None,
-    *,
     deterministic: bool = True,
   ) -> tuple[jax.Array, MoeAux]:
     """Applies the layer.
@@ -57,18 +57,26 @@ class MultiHeadMoe(nn.Module):
       mask_BL: bool, False on padding, whose sub-tokens are not routed or counted and
         get only the merge layer's bias (and the residual, and the shared expert).
         The authors' code routes and counts them.
-        None: all real.
+        None: all real. Integers are refused: `mask_BL != 0` says which is meant.
       deterministic: False in training, which selects `capacity_factor` instead of
         `eval_capacity_factor` in dispatches that drop, and switches on
         `expert_dropout`, whose key is the rng "dropout".
 
     Returns:
-      The output (B, L, D) in `dtype`, without the block's residual, and `MoeAux`.
+      The output (B, L, D) in `dtype`, without the block's residual, and `MoeAux`. A
+      token with NaN or inf is NaN, in every dispatch, and spoils no other.
+
+    Raises:
+      ValueError: for inputs of another rank, shape or type, and for second derivatives
+        of "sorted" and "ragged".
     """
     cfg = self.config
-    B, L, _ = x_BLD.shape
-    if mask_BL is None:
-      mask_BL = jnp.ones((B, L), bool)
+    mask_BL = _check_inputs(x_BLD, mask_BL, deterministic)
+    if mesh := explicit_mesh(x_BLD):
+      if not self.is_initializing():
+        return self._in_auto_mode(mesh, x_BLD, mask_BL, deterministic)
+      whole = NamedSharding(mesh, PartitionSpec())
+      x_BLD, mask_BL = jax.sharding.reshard((x_BLD, mask_BL), whole)
 
     x_BLD = x_BLD.astype(self.dtype)
     y_BLD = x_BLD
@@ -110,6 +118,43 @@ class MultiHeadMoe(nn.Module):
       choices=telemetry.choices(route, delivery, cfg.num_heads) if self.trace else None,
     )
 
+  def _in_auto_mode(self, mesh, x_BLD, mask_BL, deterministic):
+    """The same in a mesh with explicit axes, which are left to GSPMD inside."""
+    layer = self.clone(parent=None, name=None)
+    spec = jax.typeof(x_BLD).sharding.spec
+    y_spec, a_spec, choices_spec = (
+      NamedSharding(mesh, PartitionSpec(*axes)) for axes in (spec, (), spec[:1])
+    )
+
+    rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+
+    def apply(variables, rngs, x_BLD, mask_BL):
+      return layer.apply(variables, x_BLD, mask_BL, deterministic, rngs=rngs)
+
+    aux = MoeAux(a_spec, a_spec, a_spec, choices_spec if self.trace else None)
+    auto = jax.sharding.auto_axes(apply, out_sharding=(y_spec, aux))
+    return auto(self.variables, rngs, x_BLD, mask_BL)
+
+
+def _check_inputs(x_BLD, mask_BL, deterministic) -> jax.Array:
+  """The mask, all True for None. Raises ValueError for what the layer cannot take."""
+  B, L, _ = check_rank_3("x_BLD", x_BLD)
+  if not jnp.issubdtype(x_BLD.dtype, jnp.floating):
+    raise ValueError(f"x_BLD must be floating-point, got {describe(x_BLD)}.")
+  if not isinstance(deterministic, bool):
+    raise ValueError(
+      "deterministic must be a Python bool (under nn.remat with static_argnums=(3,), "
+      f"by position), got a {type(deterministic).__name__}."
+    )
+  if mask_BL is None:
+    return jnp.ones((B, L), bool)
+  if getattr(mask_BL, "shape", None) != (B, L) or mask_BL.dtype != bool:
+    raise ValueError(
+      f"mask_BL must be bool of shape ({B}, {L}), as x_BLD of shape {x_BLD.shape} "
+      f"needs, got {describe(mask_BL)}."
+    )
+  return jnp.asarray(mask_BL)
+
 
 class LinearStack(nn.Module):
   """n linear layers D -> D with ReLU between (2404.15045 Eq. 3, 9, Table 7).
@@ -129,10 +174,10 @@ class LinearStack(nn.Module):
     init = nn.initializers.variance_scaling(self.gain**2, "fan_avg", "uniform")
     for i in range(self.config.num_linear):
       x_BLD = jax.nn.relu(x_BLD) if i else x_BLD
-      w_DP = self.param(f"w_{i}_DP", init, (D, D))
+      w_DP = self.param(f"w_{i}_DP", init, (D, D), jnp.float32)
       x_BLD = x_BLD @ w_DP.astype(self.dtype)
       if self.config.use_bias or self.config.linear_bias:
-        b_P = self.param(f"b_{i}_P", bias_init(self.bias_init, D), (D,))
+        b_P = self.param(f"b_{i}_P", bias_init(self.bias_init, D), (D,), jnp.float32)
         x_BLD += b_P.astype(self.dtype)[None, None]
     return x_BLD
 
@@ -152,12 +197,13 @@ class Router(nn.Module):
     init = nn.initializers.lecun_normal()
     if cfg.init == "torch":
       init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    if E == 1:
-      return jnp.zeros((*x_BSM.shape[:2], 1))
     x_BSM = x_BSM.astype(jnp.float32)
+    if E == 1:
+      finite_BS1 = jnp.isfinite(x_BSM).all(axis=-1, keepdims=True)
+      return jnp.where(finite_BS1, jnp.float32(0), jnp.nan)
     if cfg.router == "linear":
-      return routing.linear_logits(x_BSM, self.param("w_ME", init, (M, E)))
-    w_MR = self.param("w_MR", init, (M, R))
+      return routing.linear_logits(x_BSM, self._param("w_ME", init, (M, E)))
+    w_MR = self._param("w_MR", init, (M, R))
     embed_init = nn.initializers.orthogonal(0.32)
     if cfg.router == "projected":
       norm = cfg.router_norm
@@ -166,9 +212,13 @@ class Router(nn.Module):
         embed_ER = embed_init(*args)
         return routing.rescale(embed_ER, norm) if norm else embed_ER
 
-      embed_ER = self.param("embed_ER", kept_init, (E, R))
+      embed_ER = self._param("embed_ER", kept_init, (E, R))
       return routing.projected_logits(x_BSM, w_MR, embed_ER, norm)
-    embed_ER = self.param("embed_ER", embed_init, (E, R))
+    embed_ER = self._param("embed_ER", embed_init, (E, R))
     log_init = nn.initializers.constant(jnp.log(cfg.router_temperature))
-    log_temperature = self.param("log_temperature", log_init, ())
+    log_temperature = self._param("log_temperature", log_init, ())
     return routing.cosine_logits(x_BSM, w_MR, embed_ER, log_temperature)
+
+  def _param(self, name: str, init, shape: tuple[int, ...]) -> jax.Array:
+    # Whatever the other parameters were cast to.
+    return self.param(name, init, shape, jnp.float32).astype(jnp.float32)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mhmoe_jax.moe.routing import Routing
+from mhmoe_jax.moe.routing import Routing, check_routing
 
 
 def balance_loss(routing: Routing) -> jax.Array:
@@ -22,16 +22,20 @@ def balance_loss(routing: Routing) -> jax.Array:
   Returns:
     float32 scalar.
   """
+  check_routing(routing)
   E = routing.probs_GSE.shape[-1]
   K = routing.experts_GSK.shape[-1]
   count = jnp.maximum(routing.mask_GS.sum(), 1)
-  t_E = jax.nn.one_hot(routing.experts_GSK, E).sum(axis=(0, 1, 2)) / (count * K)
-  g_E = (routing.probs_GSE * routing.mask_GS[..., None]).sum(axis=(0, 1)) / count
+  choices_GSKE = jax.nn.one_hot(routing.experts_GSK, E, dtype=jnp.float32)
+  t_E = choices_GSKE.sum(axis=(0, 1, 2)) / (count * K)
+  real_GS1 = routing.mask_GS[..., None]
+  g_E = jnp.where(real_GS1, routing.probs_GSE, 0).sum(axis=(0, 1)) / count
   return E * jnp.sum(jax.lax.stop_gradient(t_E) * g_E)
 
 
 def router_z_loss(routing: Routing) -> jax.Array:
   """Mean squared log-partition of the router (ST-MoE, 2202.08906 Eq. 5); scalar."""
+  check_routing(routing)
   z_GS = jax.nn.logsumexp(routing.logits_GSE, axis=-1)
   count = jnp.maximum(routing.mask_GS.sum(), 1)
-  return (jnp.square(z_GS) * routing.mask_GS).sum() / count
+  return jnp.where(routing.mask_GS, jnp.square(z_GS), 0).sum() / count

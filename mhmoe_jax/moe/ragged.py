@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.moe.once import once
+
 
 class Traffic(NamedTuple):
   """What goes from device s of the axis to device r: entry (s, r) of int32 squares."""
@@ -61,8 +63,9 @@ def exchange(
     )
 
   def forward(x_TM, traffic):
-    return run(x_TM, traffic), traffic
+    return once(run)(x_TM, traffic), traffic
 
+  @once
   def backward(traffic, dy_TM):
     return exchange(dy_TM, traffic.back(), x_TM.shape[0], axis_name), None
 

@@ -81,7 +81,10 @@ def choose(
     renormalize: divide the K weights by their sum. 2404.15045 Eq. 6 does not; the
       authors' development code did.
   """
-  probs_GSE = jax.nn.softmax(logits_GSE, axis=-1)
+  # Without an order among the scores there are no probabilities. Softmax alone would
+  # say so, but XLA simplifies that of a single expert to 1.
+  ordered_GS1 = jnp.isfinite(logits_GSE.max(axis=-1, keepdims=True))
+  probs_GSE = jnp.where(ordered_GS1, jax.nn.softmax(logits_GSE, axis=-1), jnp.nan)
   experts_GSK = _top_k(jax.lax.stop_gradient(logits_GSE), top_k)
   weights_GSK = _pick(probs_GSE, experts_GSK)
   if renormalize:
@@ -101,9 +104,16 @@ def choose(
 
 
 def _top_k(logits_GSE: jax.Array, top_k: int) -> jax.Array:
-  """The indices of `jax.lax.top_k`: the lowest expert first where they tie."""
+  """The indices of `jax.lax.top_k`: the lowest expert first where they tie.
+
+  Also of NaN and inf, which are every expert's equal, so that all K choices differ.
+  """
   E = logits_GSE.shape[-1]
   expert_GSE = jax.lax.broadcasted_iota(jnp.int32, logits_GSE.shape, 2)
+  finite = jnp.finfo(logits_GSE.dtype)
+  logits_GSE = jnp.nan_to_num(
+    logits_GSE, nan=finite.max, posinf=finite.max, neginf=finite.min
+  )
   best = []
   for _ in range(top_k):
     is_best_GSE = logits_GSE == logits_GSE.max(axis=-1, keepdims=True)
@@ -131,3 +141,23 @@ def rescale(embed_ER: jax.Array, norm: float) -> jax.Array:
 def _unit(x: jax.Array) -> jax.Array:
   # rsqrt of the square keeps the gradient finite at the zero vector of a padding token.
   return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-8)
+
+
+def check_routing(route: Routing) -> None:
+  """Raises ValueError unless `route` is a `Routing` whose shapes fit one another."""
+  if not isinstance(route, Routing):
+    raise ValueError(f"routing must be a Routing, got a {type(route).__name__}.")
+  experts, probs, mask = (
+    jnp.shape(x) for x in (route.experts_GSK, route.probs_GSE, route.mask_GS)
+  )
+  logits = jnp.shape(route.logits_GSE)
+  if not (
+    len(experts) == len(probs) == 3
+    and experts[:2] == probs[:2] == mask
+    and probs == logits
+  ):
+    raise ValueError(
+      "the arrays of a routing must agree in G, S and E, got "
+      f"experts_GSK of shape {experts}, logits_GSE of {logits}, probs_GSE of {probs}, "
+      f"mask_GS of {mask}."
+    )

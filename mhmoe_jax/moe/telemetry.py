@@ -7,11 +7,13 @@ outside `shard_map` on arrays that jit sees whole, but for those of `Delivery`, 
 where choices leave and where they arrive, and summed over the mesh.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.moe.config import check_number
 from mhmoe_jax.moe.routing import Routing
 from mhmoe_jax.moe.transport import Delivery
 
@@ -72,18 +74,20 @@ def router_stats(routing: Routing, delivery: Delivery, num_heads: int) -> Router
   wanted = routing.mask_GS.sum() * K
   choices = jnp.maximum(wanted, 1)
 
-  counts_HE = jax.nn.one_hot(experts_GLHK, E).sum(axis=(0, 1, 3))
+  one_hot = functools.partial(jax.nn.one_hot, dtype=jnp.float32)
+  counts_HE = one_hot(experts_GLHK, E).sum(axis=(0, 1, 3))
   entropy_GS = router_entropy(routing)
   distinct_GL = _count_distinct(experts_GLHK.reshape(G, L, H * K), sentinel=E)
   tokens = jnp.maximum((distinct_GL > 0).sum(), 1)
-  return RouterStats(
+  stats = RouterStats(
     load_HE=counts_HE / jnp.maximum(counts_HE.sum(axis=-1, keepdims=True), 1),
     dropped_sender=(wanted - delivery.sent) / choices,
     dropped_receiver=(delivery.sent - delivery.served) / choices,
-    entropy=(entropy_GS * routing.mask_GS).sum() * K / choices,
+    entropy=jnp.where(routing.mask_GS, entropy_GS, 0).sum() * K / choices,
     distinct_experts=distinct_GL.sum() / tokens,
-    distinct_X=jax.nn.one_hot(distinct_GL - 1, min(H * K, E)).sum(axis=(0, 1)) / tokens,
+    distinct_X=one_hot(distinct_GL - 1, min(H * K, E)).sum(axis=(0, 1)) / tokens,
   )
+  return jax.tree.map(lambda x: x.astype(jnp.float32), stats)
 
 
 def active_share(load_E: jax.Array, threshold: float = 0.1) -> jax.Array:
@@ -99,6 +103,10 @@ def active_share(load_E: jax.Array, threshold: float = 0.1) -> jax.Array:
   Returns:
     (...), in [0, 1].
   """
+  threshold = check_number("threshold", threshold, float, least=0)
+  if not jnp.ndim(load_E):
+    raise ValueError(f"load_E must be an array of shape (..., E), got {load_E!r}.")
+  load_E = jnp.asarray(load_E)
   return jnp.mean(load_E > threshold / load_E.shape[-1], axis=-1)
 
 

@@ -25,7 +25,7 @@ from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.moe.ragged import dense_traffic, exchange
 from mhmoe_jax.moe.routing import Routing
-from mhmoe_jax.sharding import BATCH_AXES, MESH_AXES, check_batch, constrain
+from mhmoe_jax.sharding import BATCH_AXES, check_batch, constrain, is_ours, vary_alike
 
 
 class Delivery(NamedTuple):
@@ -71,7 +71,7 @@ def apply_experts(
   _, S, K = route.experts_GSK.shape
   capacity = dispatch.expert_capacity(S, E, K, capacity_factor)
   mesh = jax.sharding.get_abstract_mesh()
-  on_mesh = set(MESH_AXES) <= set(mesh.axis_names)
+  on_mesh = is_ours(mesh)
   # A LayerNorm over the hidden width cannot see a width that is split, nor can the
   # rounding of BitNet, which looks for its largest value.
   whole = weights.norm_scale_EF is not None or weights.levels_E is not None
@@ -92,7 +92,7 @@ def apply_experts(
   run = functools.partial(run, dropout=dropout)
   inputs = x_GSM, route.experts_GSK, route.weights_GSK, seeds_GSK, weights
   if not on_mesh:
-    return run(*inputs)
+    return run(*vary_alike(inputs))
 
   groups = PartitionSpec(BATCH_AXES)
   return jax.shard_map(
@@ -161,7 +161,15 @@ def _einsum(x_GSM, route: Routing, weights, capacity: int, dropout, seeds_GSK):
   if seeds_GSK is not None:
     y_EGCM = drop(y_EGCM, dispatch.seeds_to_experts(seeds_GSK, route, slots), dropout)
   delivery = Delivery(slots.kept_GSK.sum(), slots.mask_GSEC.sum(), slots.kept_GSK)
-  return constrain(dispatch.from_experts(y_EGCM, slots), "BSM"), delivery
+  y_GSM = _spoil(dispatch.from_experts(y_EGCM, slots), route.weights_GSK)
+  return constrain(y_GSM, "BSM"), delivery
+
+
+def _spoil(y_GSM: jax.Array, weights_GSK: jax.Array) -> jax.Array:
+  # A NaN sub-token is NaN even if it found no slot. Weights times zero do not see to
+  # that: XLA makes a choice between the two of it.
+  spoilt_GS1 = jnp.isnan(weights_GSK).any(axis=-1, keepdims=True)
+  return jnp.where(spoilt_GS1, jnp.nan, y_GSM)
 
 
 def _apply_batched(weights: ExpertWeights, x_EGCM: jax.Array) -> jax.Array:
@@ -187,7 +195,8 @@ def _capacity(
     y_EGCM = drop(y_EGCM, seeds_EGC, dropout)
   kept_GSK = slots.slot_GSK < E * capacity
   delivery = Delivery(kept_GSK.sum(), filled_EG.sum(), kept_GSK)
-  return dispatch.from_slots(y_EGCM, slots, weights_GSK), delivery
+  y_GSM = dispatch.from_slots(y_EGCM, slots, weights_GSK)
+  return _spoil(y_GSM, weights_GSK), delivery
 
 
 def _local(

@@ -1,5 +1,8 @@
 """Parameters, FLOPs and bytes of a config, counted from the real model.
 
+The model is traced once for its parameters and once for its loss; what is counted of
+backward passes differentiates that trace.
+
 Nothing here has a formula of its own: parameters come from `jax.eval_shape` of the
 initialiser, FLOPs from the matrix products in the jaxpr of the real loss, bytes from
 the shapes that the backward pass keeps. What has no formula cannot drift.
@@ -12,8 +15,9 @@ rows.
 """
 
 import dataclasses
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
@@ -24,9 +28,9 @@ from mhmoe_jax.models.transformer import Decoder
 from mhmoe_jax.moe.experts import ExpertFfn
 from mhmoe_jax.moe.ffn import expert_ffn
 from mhmoe_jax.train.config import RunConfig
-from mhmoe_jax.train.objective import Batch, lm_loss
+from mhmoe_jax.train.objective import Batch, ObjectiveConfig, lm_loss
 from mhmoe_jax.train.optimizer import make_optimizer
-from mhmoe_jax.train.state import init_params, make_state
+from mhmoe_jax.train.state import init_params
 
 # How the grouped experts may appear in a jaxpr; `count_flops` counts their definition.
 GROUPED = ("while", "ragged_dot_general", "pallas_call")
@@ -56,20 +60,29 @@ class Sizes(NamedTuple):
   activations: int  # that one part of a batch keeps for its backward pass
 
 
-def count_parameters(config: TransformerConfig) -> Parameters:
+def count_parameters(config: TransformerConfig, params: Any = None) -> Parameters:
   """Parameters of the model.
 
   A token uses top_k of the experts for each of its sub-tokens; if different sub-tokens
   chose different experts these are top_k * num_heads experts, at most all.
+
+  Args:
+    config: of the model.
+    params: the model's parameters or their shapes, where they are at hand.
   """
-  shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-  layer = config.layer
   expert = other = 0
+  shapes = _shapes(config) if params is None else params
   for path, x in jax.tree_util.tree_leaves_with_path(shapes):
     if any(getattr(k, "key", None) == "experts" for k in path):
       expert += x.size
     else:
       other += x.size
+  return parameters_of(config, expert, other)
+
+
+def parameters_of(config: TransformerConfig, expert: int, other: int) -> Parameters:
+  """All numbers of parameters, from those in the experts and those elsewhere."""
+  layer = config.layer
   used = min(layer.top_k * layer.num_heads, layer.num_experts)
   active = other + expert * used // layer.num_experts
   return Parameters(expert + other, active, expert, other)
@@ -82,18 +95,14 @@ def count_flops(cfg: RunConfig, training: bool = True) -> Flops:
     cfg: of the run.
     training: False leaves `training` NaN and takes half the time.
   """
-  # The model's work depends neither on who moves the sub-tokens nor on recomputation.
-  moe = dataclasses.replace(cfg.model.moe, dispatch="sorted")
-  model = dataclasses.replace(cfg.model, moe=moe, remat=False)
-  length = cfg.data.sequence_length
-  params = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-  loss = _loss(cfg, model)
-  batch = abstract_batch(1, length)
-  forward = _walk(jax.make_jaxpr(loss)(params, batch).jaxpr)
-  forward += _expert_flops(model, length, backward=False)
+  model, length = _plain(cfg.model), cfg.data.sequence_length
+  batch, params = abstract_batch(1, length), _shapes(model)
+  loss = _trace_loss(cfg.objective, model, 1, length)
+  forward = _walk(loss.jaxpr) + _expert_flops(model, length, backward=False)
   both = math.nan
   if training:
-    both = _walk(jax.make_jaxpr(jax.grad(loss))(params, batch).jaxpr)
+    grad = jax.grad(functools.partial(_apply_loss, loss))
+    both = _walk(jax.make_jaxpr(grad)(params, batch).jaxpr)
     both += _expert_flops(model, length, backward=True)
   return Flops(forward / length, both / length)
 
@@ -105,22 +114,26 @@ def count_sizes(cfg: RunConfig) -> Sizes:
   `remat`, as traced on this platform; `plan.compile` asks the compiler instead.
   """
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = jax.eval_shape(lambda: make_state(cfg.model, optimizer, 0))
-  loss = _loss(cfg, cfg.model)
+  params, length = _shapes(cfg.model), cfg.data.sequence_length
+  # Every kernel keeps the same.
+  moe = dataclasses.replace(cfg.model.moe, backend="ragged")
+  model = dataclasses.replace(cfg.model, moe=moe)
 
   def kept(examples: int) -> int:
-    batch = abstract_batch(examples, cfg.data.sequence_length)
+    loss = _trace_loss(cfg.objective, model, examples, length)
 
     def residuals(params, batch):
-      return jax.vjp(lambda p: loss(p, batch), params)[1]
+      return jax.vjp(lambda p: _apply_loss(loss, p, batch), params)[1]
 
-    return tree_bytes(jax.eval_shape(residuals, state["params"], batch))
+    return tree_bytes(
+      jax.eval_shape(residuals, params, abstract_batch(examples, length))
+    )
 
   # Parameters are kept too. They are the same for one example and for two.
   examples = cfg.train.batch_size // cfg.train.accumulate_steps
   return Sizes(
-    params=tree_bytes(state["params"]),
-    optimizer=tree_bytes(state["opt_state"]),
+    params=tree_bytes(params),
+    optimizer=tree_bytes(jax.eval_shape(optimizer.init, params)),
     activations=(kept(2) - kept(1)) * examples,
   )
 
@@ -141,14 +154,41 @@ def tree_bytes(tree) -> int:
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _loss(cfg: RunConfig, model: TransformerConfig):
+def _plain(model: TransformerConfig) -> TransformerConfig:
+  """The model of equal parameters and work that is traced soonest.
+
+  They depend neither on who moves the sub-tokens and by which kernel, nor on whether
+  anything is recomputed.
+  """
+  moe = dataclasses.replace(model.moe, dispatch="sorted", backend="ragged")
+  return dataclasses.replace(model, moe=moe, remat=False)
+
+
+def _shapes(model: TransformerConfig) -> Any:
+  return _trace_shapes(_plain(model))
+
+
+@functools.lru_cache(8)
+def _trace_shapes(model: TransformerConfig) -> Any:
+  return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
+@functools.lru_cache(8)
+def _trace_loss(
+  objective: ObjectiveConfig, model: TransformerConfig, examples: int, length: int
+) -> core.ClosedJaxpr:
+  """The training loss of the shapes of parameters and of a batch."""
   decoder = Decoder(model, deterministic=False)
 
   def loss(params, batch):
     key = jax.random.key(0)
-    return lm_loss(cfg.objective, decoder, params, batch, key, jnp.float32(1))[0]
+    return lm_loss(objective, decoder, params, batch, key, jnp.float32(1))[0]
 
-  return loss
+  return jax.make_jaxpr(loss)(_shapes(model), abstract_batch(examples, length))
+
+
+def _apply_loss(loss: core.ClosedJaxpr, params, batch) -> jax.Array:
+  return core.jaxpr_as_fun(loss)(*jax.tree.leaves((params, batch)))[0]
 
 
 def _expert_flops(model: TransformerConfig, tokens: int, backward: bool) -> int:

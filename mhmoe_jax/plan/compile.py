@@ -10,6 +10,8 @@ import importlib.util
 import os
 import pathlib
 import re
+import shlex
+import sys
 import tempfile
 import time
 
@@ -81,7 +83,8 @@ def devices_of(topology: str, slices: int = 1) -> list:
   chip = chip_of(topology)
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError(
-      "compiling for a TPU needs libtpu: pip install libtpu (or mhmoe_jax[tpu])."
+      "compiling for a TPU needs libtpu: "
+      f"{shlex.quote(sys.executable)} -m pip install libtpu"
     )
   for name, value in _QUIET.items():
     os.environ.setdefault(name, value)

@@ -91,12 +91,10 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, error, traceback):
-    if error is None:
+    try:
       self.close()
-      return
-    # What a save in the background raises now would hide the reason.
-    with contextlib.suppress(OSError):
-      self.close()
+    except OSError as failure:  # of the last save; an error before it is the reason.
+      error = error or failure
     if isinstance(error, OSError):
       steps = saved.committed_steps(self._directory)
       kept = f"the checkpoint of step {max(steps)} is" if steps else "no checkpoint is"

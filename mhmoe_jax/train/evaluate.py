@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from mhmoe_jax import sharding
-from mhmoe_jax.data import feed, vocabularies
+from mhmoe_jax.data import validation, vocabularies
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.transformer import Decoder
@@ -129,8 +129,8 @@ def _batches(
   """Validation batches on the devices of `mesh`, each with its bytes of text."""
   vocabulary = vocabularies.make_vocabulary(data.vocabulary)
   token_bytes_V = vocabularies.count_token_bytes(vocabulary)
-  for batch in feed.make_eval_feed(data, batch_size):
-    num_bytes = feed.count_bytes(batch, token_bytes_V)
+  for batch in validation.make_eval_feed(data, batch_size):
+    num_bytes = validation.count_bytes(batch, token_bytes_V)
     yield sharding.place_batch(batch, mesh, batch_size), num_bytes
 
 

@@ -21,8 +21,11 @@ def load_model(
   Raises:
     ValueError: there is no such checkpoint, or it is of another model.
   """
-  cfg = resolve(ConfigDict(load_config(workdir, step)) if config is None else config)
+  saved_config = load_config(workdir, step)
+  cfg = resolve(ConfigDict(saved_config) if config is None else config)
   layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  if config is None or config.model.to_dict() == saved_config["model"]:
+    return cfg, restore_params(workdir, layout, step)
   shapes = jax.eval_shape(lambda: init_params(cfg.model, jax.random.key(0)))
   abstract = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes

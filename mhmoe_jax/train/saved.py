@@ -105,13 +105,14 @@ def newest_step(workdir: epath.PathLike) -> int:
 
 
 def restore_params(
-  workdir: epath.PathLike, abstract_params: Any, step: int | None = None
+  workdir: epath.PathLike, wanted: Any, step: int | None = None
 ) -> Any:
   """Parameters alone of the newest readable checkpoint under `workdir`, or of `step`.
 
   Args:
     workdir: local or `gs://` directory of the run.
-    abstract_params: pytree of jax.ShapeDtypeStruct with shardings, on any mesh.
+    wanted: pytree of jax.ShapeDtypeStruct with shardings, on any mesh; or one sharding,
+      for whatever the checkpoint has.
     step: the only one to try; None tries all, newest first.
 
   Raises:
@@ -119,8 +120,10 @@ def restore_params(
   """
 
   def read(directory: epath.Path) -> Any:
-    abstract = {"params": abstract_params}
-    return read_arrays(directory, read_about(directory), abstract)["params"]
+    params = wanted
+    if isinstance(wanted, jax.sharding.Sharding):
+      params = integrity.on_every_process(lambda: _read_shapes(directory, wanted))
+    return read_arrays(directory, read_about(directory), {"params": params})["params"]
 
   return _read_newest(workdir, step, read)
 
@@ -183,6 +186,14 @@ def open_params(workdir: epath.PathLike, step: int | None = None) -> StoredParam
     ValueError: no checkpoint, or none that can be read.
   """
   return _read_newest(workdir, step, StoredParams)
+
+
+def _read_shapes(directory: epath.Path, layout: jax.sharding.Sharding) -> Any:
+  """The parameters of a checkpoint as jax.ShapeDtypeStruct, without tracing a model."""
+  found = ocp.PyTreeCheckpointHandler().metadata(directory / "state").tree["params"]
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), found
+  )
 
 
 def checkpoints_directory(workdir: epath.PathLike) -> epath.Path:

@@ -10,7 +10,7 @@ from mhmoe_jax.train.loop import Result
 
 def describe(cfg: RunConfig, result: Result) -> str:
   """The summary that ends `mhmoe train`."""
-  parameters = count_parameters(cfg.model)
+  parameters = count_parameters(cfg.model, result.params)
   lines = [
     f"model           {cfg.model.ffn}, {parameters.total:,} parameters, "
     f"at most {parameters.active:,} active per token",
@@ -37,14 +37,3 @@ def describe(cfg: RunConfig, result: Result) -> str:
         f"{load_NE.shape[1]} experts"
       )
   return "\n".join(lines)
-
-
-def suggest(config_path: str, workdir: str) -> str:
-  """Commands to try next."""
-  return f"""try next
-  mhmoe sample --workdir {workdir} --prompt "ROMEO:"
-  mhmoe eval --workdir {workdir} --text README.md
-  tensorboard --logdir {workdir}/tensorboard
-  mhmoe train --config {config_path} --workdir {workdir} --config.train.num_steps=2000
-  mhmoe train --config {config_path}:dense --workdir {workdir}_dense
-  mhmoe train --config {config_path}:smoe --workdir {workdir}_smoe"""

@@ -75,7 +75,6 @@ def test_drops(path):
 
 def _touch(figure, path):
   pathlib.Path(path).touch()
-  figures.plt.close(figure)
   return figure
 
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mhmoe_jax import cli
+from mhmoe_jax.cli import models
 from mhmoe_jax.train import loop
 from tests.train.small import small_config
 
@@ -69,6 +70,7 @@ def trained(tmp_path_factory):
   """Two steps of six, whose output nobody reads."""
   directory = tmp_path_factory.mktemp("trained")
   config = small_config(directory)
+  config.model.embed_dim = 48  # A checkpoint has files of 300 KiB.
   config.optimizer.schedule = "constant"
   config.train.num_steps = 2
   write_config(directory, config)
@@ -96,7 +98,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(trained):
   config.train.num_steps = 6
   write_config(directory, config)
 
-  child = start(directory, subprocess.DEVNULL, limit=60)  # of arrays of 76 KiB
+  child = start(directory, subprocess.DEVNULL, limit=60)
   assert child.returncode == 1, child.stderr
   told = [line for line in child.stderr.splitlines() if not line.startswith("step ")]
   assert told[:-1] == [
@@ -113,6 +115,6 @@ def test_interrupted_before_the_first_step(monkeypatch, capsys):
   def interrupted(argv):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(cli.models, "train", interrupted)
+  monkeypatch.setattr(models, "train", interrupted)
   assert cli.main(["train"]) == 130
   assert capsys.readouterr().err == "mhmoe train: interrupted\n"

@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 
 from mhmoe_jax.data import vocabularies
+from mhmoe_jax.data.graph import in_graph
 from mhmoe_jax.data.huggingface import export_vocabulary
 from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import tf
@@ -61,6 +62,7 @@ def test_sentencepiece(sentences):
   bytes_V = vocabularies.count_token_bytes(vocabulary)
   assert bytes_V[tokens].sum() == len(text.encode()) + 1
   assert bytes_V[:3].tolist() == [0, 0, 0]
+  assert in_graph(vocabulary).encode_tf(text).numpy().tolist() == tokens
 
 
 def test_byte_level_pairs(pieces, nasty):
@@ -71,7 +73,7 @@ def test_byte_level_pairs(pieces, nasty):
   bytes_V = vocabularies.count_token_bytes(vocabulary)
   for text in (nasty, "a lazy dog", "<|endoftext|>"):
     tokens = vocabulary.encode(text)
-    assert vocabulary.encode_tf(text).numpy().tolist() == tokens
+    assert in_graph(vocabulary).encode_tf(text).numpy().tolist() == tokens
     assert 0 not in tokens  # A text that spells a special token is only text.
     assert vocabulary.decode(tokens) == text
     assert bytes_V[tokens].sum() == len(text.encode())

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from mhmoe_jax.data import spans
+from mhmoe_jax.data import gfile, spans
+from mhmoe_jax.data.quiet import seqio
 
 
 def _write(path, data: bytes) -> str:
@@ -52,7 +53,7 @@ def test_sizes_by_which_saved_runs_resume(tmp_path):
   ]
   assert (spans.span_records(10**6, 1), spans.span_records(100, 7)) == (256, 14)
   assert spans.least_spans(None) == 1
-  assert spans.least_spans(spans.seqio.ShardInfo(0, 3)) == 48
+  assert spans.least_spans(seqio.ShardInfo(0, 3)) == 48
 
 
 def test_number_and_size_of_spans(tmp_path, monkeypatch):
@@ -127,14 +128,14 @@ def test_a_giant_line_feeds_many_streams_and_is_read_once(tmp_path, monkeypatch)
   # Of records, every byte is looked at twice at most, however many spans they cover.
   looked = []
 
-  class File(spans.tf.io.gfile.GFile):
-    def read(self, n=-1):
-      looked.append(n)
-      return super().read(n)
+  class File(gfile.GFile):
+    def read(self, count=-1):
+      looked.append(count)
+      return super().read(count)
 
   record = json.dumps({"text": "x" * (8 * 2**20)}).encode() + b"\n"
   path = _write(tmp_path / "a.jsonl", record * 2)
-  monkeypatch.setattr(spans.tf.io.gfile, "GFile", File)
+  monkeypatch.setattr(gfile, "GFile", File)
   pieces = _read(path, whole=True)
   assert [piece.text for piece in pieces if piece.text] == [record] * 2
   # A span looks into at most 64 KiB and the rest of a block, all together into blocks.

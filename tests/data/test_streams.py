@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 
-from mhmoe_jax.data.feed import make_eval_feed
 from mhmoe_jax.data.snapshot import save_iterator
 from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
+from mhmoe_jax.data.validation import make_eval_feed
 from tests.data.batches import assert_equal, segments, take, write_jsonl
 
 ACCEPT = "With --accept_changed_data the run goes on and begins the text anew."

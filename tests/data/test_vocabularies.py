@@ -1,6 +1,7 @@
 """Bytes per token, by hand for "bytes", by sum for a trained model."""
 
 import numpy as np
+import pytest
 import sentencepiece
 
 from mhmoe_jax.data import vocabularies
@@ -30,10 +31,62 @@ def test_pieces(tmp_path):
   assert {p: int(token_bytes_V[piece_to_id(p)]) for p in expected} == expected
 
 
+QUICK = "the quick brown fox jumps over the lazy dog"
+FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
+OURS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+
+
+@pytest.fixture(params=["bytes", "ours", "t5", "llama", "xlmr"])
+def any_vocabulary(request, tmp_path):
+  if request.param == "bytes":
+    return vocabularies.make_vocabulary("bytes")
+  path = str(tmp_path / "a.model")
+  if request.param == "ours":
+    train_sentencepiece([f"{QUICK}\n"] * 9, 300, path)
+    return vocabularies.make_vocabulary(path)
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter([QUICK] * 9),
+    model_prefix=path.removesuffix(".model"),
+    model_type="bpe",
+    vocab_size=60,
+    # Llama's begins a text with a space as well, but takes away none.
+    remove_extra_whitespaces=request.param != "llama",
+    minloglevel=2,
+    **(FAIRSEQ if request.param == "xlmr" else OURS),
+  )
+  prefix = "xlmr:" if request.param == "xlmr" else ""
+  return vocabularies.make_vocabulary(prefix + path)
+
+
+@pytest.mark.parametrize("words", range(5))
+@pytest.mark.parametrize("space", ["", " "])
+def test_a_prompt_and_what_is_added_are_the_text(any_vocabulary, words, space):
+  """Wherever a text is cut: its two parts, the second of them from tokens alone."""
+  prompt = " ".join(QUICK.split()[:words]) + space
+  if not QUICK.startswith(prompt):  # A space before the first word.
+    return
+  before, tokens = any_vocabulary.encode(prompt), any_vocabulary.encode(QUICK)
+  if tokens[: len(before)] == before:
+    after = tokens[len(before) :]
+  else:  # The prompt ends with a token of its own for the space, letters follow.
+    token_of = {any_vocabulary.spell(t): t for t in range(any_vocabulary.vocab_size)}
+    after = [token_of[x.encode()] for x in QUICK.removeprefix(prompt)]
+  assert prompt + any_vocabulary.decode(after, after=prompt) == QUICK
+
+
+def test_a_cut_character_is_left_out():
+  vocabulary = vocabularies.make_vocabulary("bytes")
+  tokens = vocabulary.encode("aä€")
+  assert vocabulary.decode(tokens[:-1]) == "aä"
+  assert vocabulary.decode([*tokens[:-1], *tokens[:1]]) == "aä\ufffda"
+  # Ids that no token has, and those that spell nothing.
+  assert vocabulary.decode([0, 1, 2, tokens[0], 259, 10_000]) == "a"
+
+
 def test_missing_model(refuses):
   with refuses(
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    "path, got vocabulary='no/such.model' (NotFoundError)."
+    "path, got vocabulary='no/such.model' (FileNotFoundError)."
   ):
     vocabularies.make_vocabulary("no/such.model")
 
@@ -43,7 +96,7 @@ def test_file_that_is_no_model(tmp_path, refuses):
   path.write_text("This is not a model.\n")
   with refuses(
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    f"path, got vocabulary='{path}' (DecodeError)."
+    f"path, got vocabulary='{path}' (RuntimeError)."
   ):
     vocabularies.make_vocabulary(str(path))
 

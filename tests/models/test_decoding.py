@@ -76,3 +76,24 @@ def test_top_k_one_is_greedy(key):
     )
 
   np.testing.assert_array_equal(run(top_k=1, temperature=2.0), run(temperature=0.0))
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_k": 1}])
+def test_only_what_is_allowed_is_drawn(key, options):
+  config, params, tokens_BL, *_ = make(key)
+
+  def run(allowed_V):
+    return generate(
+      config,
+      params["params"],
+      tokens_BL[:, :2],
+      key,
+      num_tokens=6,
+      allowed_V=allowed_V,
+      **options,
+    )
+
+  allowed_V = jnp.zeros(config.vocab_size, bool).at[jnp.array([2, 7])].set(True)
+  assert set(run(allowed_V).flatten().tolist()) <= {2, 7}
+  everything_V = jnp.ones(config.vocab_size, bool)
+  np.testing.assert_array_equal(run(everything_V), run(None))

@@ -17,6 +17,8 @@ def test_ternary_by_hand():
   """The mean magnitude is 1: what is within half of it is 0, the rest its sign."""
   w = jnp.array([[0.2, -0.4, 3.0], [-1.2, 0.6, 0.6]])
   close(bitnet.ternary(w), [[0, 0, 1], [-1, 1, 1]])
+  # A mean magnitude of 2: within 1 it is 0.
+  close(bitnet.ternary(jnp.array([[0.9, -1.1], [6.0, 0.0]])), [[0, -2], [2, 0]])
   # Stacked matrices have scales of their own.
   both = bitnet.ternary(jnp.stack([w, 10 * w]), stacked=1)
   close(both, jnp.stack([bitnet.ternary(w), 10 * bitnet.ternary(w)]))
@@ -28,6 +30,16 @@ def test_eight_bits_by_hand():
   close(bitnet.eight_bit(x), [[127, 0, -1, 64], [-2.54, 0.02, 0.04, 0]])
   np.testing.assert_array_equal(bitnet.eight_bit(jnp.zeros((1, 3))), jnp.zeros((1, 3)))
   assert bitnet.eight_bit(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_gradients_by_hand():
+  """That of the square at the rounded value: 2 f(w), as if f had a slope of one."""
+  w = jnp.array([[0.2, -0.4, 3.0], [-1.2, 0.6, 0.6]])
+  gradient = jax.grad(lambda w: jnp.square(bitnet.ternary(w)).sum())(w)
+  close(gradient, [[0, 0, 2], [-2, 2, 2]])
+  x = jnp.array([[127.0, 0.4, -0.6, 63.5001]])
+  gradient = jax.grad(lambda x: jnp.square(bitnet.eight_bit(x)).sum())(x)
+  close(gradient, [[254, 0, -2, 128]])
 
 
 def test_gradients_pass_straight_through(key):

@@ -50,10 +50,35 @@ def test_dropped_everywhere_is_exactly_zero():
 
 @pytest.mark.parametrize(
   ("subtokens", "experts", "k", "factor", "expected"),
-  [(16, 4, 2, 1.0, 8), (16, 4, 2, 1.25, 10), (10, 4, 1, 1.0, 3), (4, 2, 2, 9.0, 4)],
+  [
+    (16, 4, 2, 1.0, 8),
+    (16, 4, 2, 1.25, 10),
+    (10, 4, 1, 1.0, 3),
+    (4, 2, 2, 9.0, 4),
+    # In floating point 16: 100 / 7 * 1.05 is 15 and one digit in the last place.
+    (100, 7, 1, 1.05, 15),
+    (10, 1, 1, 0.1, 1),
+    (30, 1, 1, 0.1, 3),
+    (3_000_000_000, 1, 1, 1 / 3, 1_000_000_000),
+  ],
 )
 def test_expert_capacity(subtokens, experts, k, factor, expected):
   assert dispatch.expert_capacity(subtokens, experts, k, factor) == expected
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ((0, 2, 1, 1.0), "num_subtokens must be at least 1, got num_subtokens=0."),
+    ((8, 2.0, 1, 1.0), "num_experts must be of type int, got num_experts=2.0 of type"),
+    ((8, 2, True, 1.0), "top_k must be of type int, got top_k=True of type bool."),
+    ((8, 2, 1, np.inf), "capacity_factor must be finite, got capacity_factor=inf."),
+    ((8, 2, 1, np.nan), "capacity_factor must be finite, got capacity_factor=nan."),
+  ],
+)
+def test_capacity_of_what_is_no_number(arguments, message):
+  with pytest.raises(ValueError, match=f"^{message}"):
+    dispatch.expert_capacity(*arguments)
 
 
 def test_capacity_factor_must_be_positive():
@@ -120,3 +145,48 @@ def test_too_many_rows_to_number():
   experts = jax.ShapeDtypeStruct((2**20, 8), jnp.int32)
   with pytest.raises(ValueError, match="num_experts=511, rows=8388608"):
     jax.eval_shape(lambda e: dispatch.sort_by_expert(e, 511), experts)
+
+
+def test_ways_with_slots_by_hand(key):
+  """Experts that multiply by a number of their own, value and gradient."""
+  # One slot each. s0 and s1 want expert 0, and both have expert 1 or 2 as well; s1's
+  # first choice is dropped.
+  route = _route([[[0, 1], [0, 2]]], 3)
+  factor_E = jnp.array([2.0, 3.0, 5.0])
+  x_GSM = jnp.array([[[1.0, 10.0], [4.0, 40.0]]])
+  dy_GSM = jnp.array([[[1.0, 0.0], [0.0, 1.0]]])
+
+  def by_masks(x_GSM, weights_GSK, factor_E):
+    slots = dispatch.assign_slots(route._replace(weights_GSK=weights_GSK), 1)
+    y_EGCM = dispatch.to_experts(x_GSM, slots) * factor_E[:, None, None, None]
+    return dispatch.from_experts(y_EGCM, slots)
+
+  def by_sorting(x_GSM, weights_GSK, factor_E):
+    slots = dispatch.sort_into_slots(route.experts_GSK, 3, 1)
+    y_EGCM = dispatch.to_slots(x_GSM, slots) * factor_E[:, None, None, None]
+    return dispatch.from_slots(y_EGCM, slots, weights_GSK)
+
+  for way in (by_masks, by_sorting):
+    y_GSM, vjp = jax.vjp(way, x_GSM, route.weights_GSK, factor_E)
+    # s0: 1 * 2 x + 1/2 * 3 x; s1: 1/2 * 5 x.
+    np.testing.assert_allclose(y_GSM, [[[3.5, 35.0], [10.0, 100.0]]])
+    dx_GSM, dweights_GSK, dfactor_E = vjp(dy_GSM)
+    np.testing.assert_allclose(dx_GSM, [[[3.5, 0.0], [0.0, 2.5]]])
+    # Of s0 the first number, of s1 the second: 2 * 1, 3 * 1; dropped, 5 * 40.
+    np.testing.assert_allclose(dweights_GSK, [[[2.0, 3.0], [0.0, 200.0]]])
+    np.testing.assert_allclose(dfactor_E, [1.0, 0.5 * 1.0, 0.5 * 40.0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_masks_do_not_spread_what_is_not_finite(bad):
+  slots = dispatch.assign_slots(_route([[[0, 1], [0, 2], [0, 1]]], 3), capacity=2)
+  x_GSM = jnp.array([[[1.0, 1.0], [bad, 2.0], [4.0, 4.0]]])
+  x_EGCM = dispatch.to_experts(x_GSM, slots)
+  np.testing.assert_array_equal(
+    np.isnan(x_EGCM[:, 0]).all(axis=-1), [[False, True], [False, False], [True, False]]
+  )
+  np.testing.assert_array_equal(np.isfinite(x_EGCM).all(-1), ~np.isnan(x_EGCM).all(-1))
+  # An expert's overflow on one of its rows is that of the row's sub-token alone.
+  y_EGCM = jnp.ones((3, 1, 2, 2)).at[2, 0, 0, 1].set(bad)
+  y_GSM = dispatch.from_experts(y_EGCM, slots)
+  np.testing.assert_allclose(y_GSM[0], [[1.5, 1.5], [np.nan, np.nan], [0.5, 0.5]])

@@ -228,3 +228,46 @@ def test_exact_gelu_compiles_in_the_kernel_for_a_tpu(chip):
   with jax.default_matmul_precision("default"):
     compiled = jax.jit(step).lower(weights, *rest).compile()
   assert "tpu_custom_call" in compiled.as_text()
+
+
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+def test_value_and_gradient_are_those_of_numpy(backend):
+  """SwiGLU written out in float64, and its central differences."""
+  draw = np.random.default_rng(0)
+  sizes, width, hidden = [2, 0, 3], 3, 4
+  expert_T = np.array([0, 0, 2, 2, 2])
+  inputs = {
+    "w_in": draw.normal(size=(3, width, hidden)),
+    "w_out": draw.normal(size=(3, hidden, width)),
+    "w_gate": draw.normal(size=(3, width, hidden)),
+    "b_in": draw.normal(size=(3, hidden)),
+    "b_out": draw.normal(size=(3, width)),
+    "x": draw.normal(size=(5, width)),
+    "scale": draw.uniform(size=5),
+  }
+  dy_TM = draw.normal(size=(5, width))
+
+  def formula(w_in, w_out, w_gate, b_in, b_out, x, scale):
+    y_TM = np.zeros((5, width))
+    for t, e in enumerate(expert_T):
+      gate = x[t] @ w_gate[e]
+      h = gate / (1 + np.exp(-gate)) * (x[t] @ w_in[e] + b_in[e])
+      y_TM[t] = scale[t] * (h @ w_out[e] + b_out[e])
+    return y_TM
+
+  def ours(w_in, w_out, w_gate, b_in, b_out, x, scale):
+    weights = ExpertWeights(w_in, w_out, w_gate, b_in, b_out)
+    return grouped_ffn(weights, x, scale, jnp.array(sizes), backend)
+
+  single = {name: jnp.asarray(a, jnp.float32) for name, a in inputs.items()}
+  y_TM, vjp = jax.vjp(lambda inputs: ours(**inputs), single)
+  np.testing.assert_allclose(y_TM, formula(**inputs), rtol=1e-5, atol=1e-6)
+  (gradients,) = vjp(jnp.asarray(dy_TM, jnp.float32))
+  for name, a in inputs.items():
+    direction, step = draw.normal(size=a.shape), 1e-6
+    up, down = (
+      (formula(**inputs | {name: a + sign * step * direction}) * dy_TM).sum()
+      for sign in (1, -1)
+    )
+    slope = (np.asarray(gradients[name], np.float64) * direction).sum()
+    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4, err_msg=name)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,100 @@ def test_free_embeddings_have_a_gradient_of_their_own_length(key):
   )
   np.testing.assert_allclose(gradient(embed_ER, 0.0), [[1 / 3, 0]], atol=1e-6)
   np.testing.assert_allclose(gradient(embed_ER, 1.5), [[1 / 1.5, 0]], atol=1e-6)
+
+
+def softmax(x):
+  e = np.exp(x - x.max(axis=-1, keepdims=True))
+  return e / e.sum(axis=-1, keepdims=True)
+
+
+def unit(x):
+  return x / np.sqrt((x**2).sum(axis=-1, keepdims=True))
+
+
+def slopes(function, inputs, step=1e-5):
+  """Central differences of a number in float64, for every element of every input."""
+  gradients = []
+  for i, x in enumerate(inputs):
+    gradient = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+      moved = []
+      for sign in (1, -1):
+        copies = [a.copy() for a in inputs]
+        copies[i][place] += sign * step
+        moved.append(function(*copies))
+      gradient[place] = (moved[0] - moved[1]) / (2 * step)
+    gradients.append(gradient)
+  return gradients
+
+
+FORMULAS = {  # of numpy, beside ours
+  "linear": (lambda x, w: x @ w, routing.linear_logits, [(1, 3, 4), (4, 5)]),
+  "cosine": (
+    lambda x, w, e, log_tau: unit(x @ w) @ unit(e).T / np.exp(log_tau),
+    routing.cosine_logits,
+    [(1, 3, 4), (4, 2), (5, 2), ()],
+  ),
+  "projected": (
+    lambda x, w, e: x @ w @ unit(e).T,
+    routing.projected_logits,
+    [(1, 3, 4), (4, 2), (5, 2)],
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  ("formula", "logits", "shapes"), FORMULAS.values(), ids=FORMULAS
+)
+def test_logits_and_their_gradients_are_those_of_numpy(formula, logits, shapes):
+  draw = np.random.default_rng(0)
+  inputs = [np.asarray(draw.normal(size=shape)) for shape in shapes]
+  single = [jnp.asarray(x, jnp.float32) for x in inputs]
+  # rsqrt(square + 1e-8) is a unit vector's to some 1e-8.
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+  close(logits(*single), formula(*inputs))
+  expected = slopes(lambda *inputs: np.sin(formula(*inputs)).sum(), inputs)
+  gradients = jax.grad(
+    lambda *inputs: jnp.sin(logits(*inputs)).sum(), tuple(range(len(inputs)))
+  )(*single)
+  jax.tree.map(close, gradients, tuple(expected))
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_weights_and_their_gradients_are_those_of_numpy(renormalize):
+  logits_SE = np.array([[0.2, 1.5, -0.3, 0.9], [2.0, -1.0, 0.1, 0.4]])
+  chosen_SK, factor_SK = np.array([[1, 3], [0, 3]]), np.array([[1.0, -2.0], [0.5, 3.0]])
+
+  def expected(logits_SE):
+    weights_SK = np.take_along_axis(softmax(logits_SE), chosen_SK, axis=1)
+    if renormalize:
+      weights_SK = weights_SK / weights_SK.sum(axis=1, keepdims=True)
+    return (weights_SK * factor_SK).sum()
+
+  def actual(logits_SE):
+    route = routing.choose(logits_SE[None], ONE, 2, renormalize)
+    return (route.weights_GSK[0] * factor_SK.astype(np.float32)).sum()
+
+  value, gradient = jax.value_and_grad(actual)(jnp.asarray(logits_SE, jnp.float32))
+  np.testing.assert_allclose(value, expected(logits_SE), rtol=1e-5)
+  np.testing.assert_allclose(
+    gradient, slopes(expected, [logits_SE])[0], rtol=1e-4, atol=1e-6
+  )
+
+
+def test_of_nan_and_inf_all_choices_differ_and_have_nan_weights():
+  strange = [
+    [np.nan] * 3,
+    [np.inf, 0, np.nan],
+    [-np.inf, np.inf, -np.inf],
+    [np.inf] * 3,
+  ]
+  logits_GSE = jnp.array([strange], jnp.float32)
+  route = routing.choose(logits_GSE, jnp.ones((1, 4), bool), 3, renormalize=False)
+  np.testing.assert_array_equal(np.sort(route.experts_GSK), [[[0, 1, 2]] * 4])
+  assert np.isnan(route.weights_GSK).all()
+  # -inf alone is a probability of zero.
+  logits_GSE = jnp.broadcast_to(jnp.array([-np.inf, 0, 0]), (1, 4, 3))
+  route = routing.choose(logits_GSE, jnp.ones((1, 4), bool), 3, renormalize=False)
+  np.testing.assert_array_equal(route.experts_GSK, [[[1, 2, 0]] * 4])
+  np.testing.assert_array_equal(route.weights_GSK, [[[0.5, 0.5, 0]] * 4])

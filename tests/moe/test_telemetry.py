@@ -1,9 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mhmoe_jax import active_share
 from mhmoe_jax.moe import routing
-from mhmoe_jax.moe.telemetry import choices, router_stats
+from mhmoe_jax.moe.telemetry import choices, router_entropy, router_stats
 from mhmoe_jax.moe.transport import Delivery
 
 
@@ -81,3 +83,41 @@ def test_choices_by_token_and_head():
   ]
   assert made.weight_BLHK.tolist() == [[[[0.25] * 2] * 2, [[0.0] * 2] * 2]]
   np.testing.assert_allclose(made.entropy_BLH, np.full((1, 2, 2), np.log(4)), rtol=1e-6)
+
+
+def test_entropies_by_hand():
+  # (1/2, 1/4, 1/4): 3/2 log 2. (1/3, 1/3, 1/3): log 3. The third is padding, of NaN.
+  logits_GSE = jnp.array([[[np.log(2), 0, 0], [5, 5, 5], [np.nan, 0, 0]]], jnp.float32)
+  mask_GS = jnp.array([[True, True, False]])
+  route = routing.choose(logits_GSE, mask_GS, 1, renormalize=False)
+  expected = 1.5 * np.log(2), np.log(3)
+  np.testing.assert_allclose(router_entropy(route)[0, :2], expected, rtol=1e-6)
+  stats = router_stats(route, _all_served(2), 1)
+  np.testing.assert_allclose(stats.entropy, sum(expected) / 2, rtol=1e-6)
+
+
+def test_nothing_is_learned_from_statistics():
+  def total(logits_GSE):
+    route = routing.choose(logits_GSE, jnp.ones((1, 2), bool), 1, renormalize=False)
+    return sum(x.sum() for x in router_stats(route, _all_served(2), 1))
+
+  gradient = jax.grad(total)(jnp.array([[[1.0, 0.0], [0.0, 3.0]]]))
+  np.testing.assert_array_equal(gradient, np.zeros((1, 2, 2)))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ((0.5,), "load_E must be an array of shape (..., E), got 0.5."),
+    (
+      ([0.5, 0.5], "1"),
+      "threshold must be of type float, got threshold='1' of type str.",
+    ),
+    (([0.5, 0.5], np.nan), "threshold must be finite, got threshold=nan."),
+    (([0.5, 0.5], -1), "threshold must be at least 0, got threshold=-1."),
+  ],
+)
+def test_active_share_of_what_is_no_load(arguments, message):
+  with pytest.raises(ValueError) as error:
+    active_share(*arguments)
+  assert str(error.value) == message

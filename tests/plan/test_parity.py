@@ -1,9 +1,11 @@
 """The rivals reach the parity they promise; 2411.16205's own models keep theirs."""
 
+import dataclasses
+
 import pytest
 
 from configs import base
-from mhmoe_jax.plan import report
+from mhmoe_jax.plan import accounting, report
 from mhmoe_jax.plan.parity import parities
 from mhmoe_jax.train.config import resolve
 
@@ -38,6 +40,21 @@ def test_names_and_order(found):
     "smoe, equal flops",
     "smoe, both",
   ]
+
+
+def test_figures_are_those_of_the_model_itself(plan, found):
+  """What follows from two widths, or two numbers of experts, is what is counted."""
+  for name in ("dense, equal parameters", "smoe, equal flops", "smoe, both"):
+    rival = found[name]
+    model = dataclasses.replace(plan.cfg.model, ffn=name.split(",")[0])
+    if rival.num_experts:
+      new = {"expert_dim": rival.hidden, "num_experts": rival.num_experts}
+      model = dataclasses.replace(model, moe=dataclasses.replace(model.moe, **new))
+    else:
+      model = dataclasses.replace(model, ffn_dim=rival.hidden)
+    cfg = dataclasses.replace(plan.cfg, model=model)
+    assert rival.parameters == accounting.count_parameters(model)
+    assert rival.flops == accounting.count_flops(cfg, training=False).forward
 
 
 @pytest.mark.parametrize("ffn", ["dense", "smoe"])

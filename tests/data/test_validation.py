@@ -1,12 +1,16 @@
-"""The feed of validation: one pass, every byte, and resuming."""
+"""The feed of validation: one pass, every byte, and the batches of the other feed."""
 
 import dataclasses
 
 import numpy as np
+import pytest
 
-from mhmoe_jax.data.feed import count_bytes, make_eval_feed
+from mhmoe_jax.data import packing, validation
+from mhmoe_jax.data.feed import open_split, open_task
+from mhmoe_jax.data.quiet import tf
+from mhmoe_jax.data.validation import count_bytes, make_eval_feed
 from mhmoe_jax.data.vocabularies import count_token_bytes, make_vocabulary
-from tests.data.batches import assert_equal, take, write_jsonl
+from tests.data.batches import assert_equal, write_jsonl
 
 
 def test_eval_is_one_pass_in_order_with_every_byte(cfg, tmp_path, nasty):
@@ -34,22 +38,33 @@ def test_counts_no_bytes_without_weight():
   assert count_bytes(batch, token_bytes_V) == 5
 
 
-def test_resume_of_eval(text_cfg):
-  feed = make_eval_feed(text_cfg, 16)
-  take(feed, 2)
-  state = feed.save()
-  rest = list(feed)
-  assert rest
-  resumed = make_eval_feed(text_cfg, 16)
-  resumed.restore(state)
-  assert_equal(list(resumed), rest)
+@pytest.mark.parametrize("source", ["text", "pieces", "jsonl"])
+def test_batches_are_those_of_the_pipeline_of_training(
+  text_cfg, pieces_cfg, jsonl_cfg, source
+):
+  cfg = {"text": text_cfg, "pieces": pieces_cfg, "jsonl": jsonl_cfg}[source]
+  windows = open_split(open_task(cfg), "validation", cfg.sequence_length)()
+  pipeline = packing.pack(windows, cfg.sequence_length, 4).as_numpy_iterator()
+  batches = list(make_eval_feed(cfg, 4))
+  assert len(batches) > 1
+  assert_equal(batches, list(pipeline))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packs_as_training_does(seed):
+  rng = np.random.default_rng(seed)
+  windows = [rng.integers(1, 99, n, np.int32) for n in rng.integers(1, 13, 40)]
+  ds = tf.data.Dataset.from_generator(
+    lambda: ({"targets": window} for window in windows),
+    output_signature={"targets": tf.TensorSpec([None], tf.int32)},
+  )
+  oracle = list(packing.pack(ds, 12, 4).as_numpy_iterator())
+  assert_equal(list(validation.pack(windows, 12, 4)), oracle)
 
 
 def test_blank_validation(cfg, tmp_path, refuses):
   cfg = write_jsonl(cfg, tmp_path / "a.jsonl", sizes=[9])
   (tmp_path / "blank.jsonl").write_text("\n\n")
   cfg = dataclasses.replace(cfg, valid=str(tmp_path / "blank.jsonl"))
-  with refuses(
-    "Every stream must have some validation text, got none for stream 0 of 1."
-  ):
-    make_eval_feed(cfg, 8)
+  with refuses("The validation split must have some text, got none."):
+    next(make_eval_feed(cfg, 8))

@@ -1,0 +1,50 @@
+"""What a model may say: text and its end, behind the prompt as it was typed."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import tiktoken
+
+from mhmoe_jax.data.bpe import TiktokenVocabulary
+from mhmoe_jax.data.vocabularies import ByteVocabulary
+from mhmoe_jax.evals import sampling
+from mhmoe_jax.train.config import resolve
+from mhmoe_jax.train.state import init_params
+from tests.train.small import small_config
+
+
+def test_what_may_be_drawn():
+  drawable_V = sampling.find_drawable(ByteVocabulary(), 264)
+  assert np.flatnonzero(drawable_V).tolist() == [1, *range(3, 259)]
+  # Between its special tokens cl100k has ids without a token: here 3, 5 and 6.
+  encoding = tiktoken.Encoding(
+    "gaps",
+    pat_str=".",
+    mergeable_ranks={b"a": 0, b"b": 1},
+    special_tokens={"<|endoftext|>": 3, "<|end|>": 6},
+  )
+  drawable_V = sampling.find_drawable(TiktokenVocabulary(encoding), 10)
+  assert np.flatnonzero(drawable_V).tolist() == [1, 2, 4]
+
+
+def test_rows_without_a_token_are_never_said(tmp_path, monkeypatch):
+  config = small_config(tmp_path)
+  config.model.vocab_size = 3_000  # Eleven of twelve have no token.
+  cfg = resolve(config)
+  cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, ffn="dense"))
+  params = init_params(cfg.model, jax.random.key(0))
+  drawn, generate = [], sampling.generate
+
+  def remember(*args, **options):
+    drawn.append(generate(*args, **options))
+    return drawn[-1]
+
+  monkeypatch.setattr(sampling, "generate", remember)
+  for temperature in (0.0, 5.0):
+    texts = sampling.sample_texts(
+      cfg, params, "the ", num_samples=9, seed=0, temperature=temperature
+    )
+    assert all(text.startswith("the ") for text in texts)
+  assert [tokens_BT.shape for tokens_BT in drawn] == [(9, 11), (9, 11)]
+  assert all((tokens_BT < 259).all() and (tokens_BT != 0).all() for tokens_BT in drawn)

@@ -1,0 +1,182 @@
+"""A reader who types the commands of a page, one after another, in a shell.
+
+The folder is that of a clone after `make train`, with a model of a few parameters in
+runs/tiny and a few lines of everybody's own text. Every command goes through the real
+flag parser with its real config. What costs minutes, a TPU or a network ends there:
+training (`loop.train`) and planning (`report.plan_model`, `compile_step`). A program
+that the reader has never heard of is an error: nothing is passed over.
+"""
+
+import importlib.metadata
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+from packaging.requirements import Requirement
+import tensorflow_datasets as tfds
+
+from mhmoe_jax import cli, sharding
+from mhmoe_jax.plan import compile as aot
+from mhmoe_jax.plan import report, sweep
+from mhmoe_jax.train import loop
+from mhmoe_jax.train.config import resolve
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = [
+  "--config.model.num_layers=2",
+  "--config.model.embed_dim=16",
+  "--config.model.num_attention_heads=2",
+  "--config.model.ffn_dim=16",
+  "--config.model.moe.expert_dim=8",
+  "--config.data.sequence_length=16",
+  "--config.mesh.data=1",
+  "--config.train.num_steps=2",
+]
+TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
+
+
+def furnish(folder: pathlib.Path) -> None:
+  """Makes the folder of a reader: a clone, and texts of their own."""
+  for name in ("configs", "experiments", "mhmoe_jax", "notebooks", "docs", "Makefile"):
+    (folder / name).symlink_to(ROOT / name)
+  for name in ("README.md", "held_out.txt", "books/one.txt", "books/two.txt"):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(TEXT * 20)
+
+
+def commands(page: str) -> list[str]:
+  """The commands of the shell in a page's fences, whole lines, without comments."""
+  fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+  blocks = [text for language, text in fences if language in ("", "bash", "sh")]
+  lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+  return [line for line in lines if shlex.split(line, comments=True)]
+
+
+class Reader:
+  """Types commands in the current folder; an AssertionError says what does not run."""
+
+  def __init__(self, monkeypatch, model: pathlib.Path):
+    self._model = model  # the workdir of a trained one
+    shutil.copytree(model, "runs/tiny")
+    monkeypatch.setattr(loop, "train", self._train)
+    monkeypatch.setattr(report, "plan_model", self._count)
+    monkeypatch.setattr(report, "plan_step", self._compile)
+    monkeypatch.setattr(sweep, "compile_step", self._compile)
+    self.trained = []  # configs, as `loop.train` got them
+
+  def type(self, line: str) -> None:
+    words = shlex.split(os.path.expandvars(line), comments=True)
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # NAME=value COMMAND
+      words = words[1:]
+    name = pathlib.Path(words[0]).name
+    if words[:3] == [sys.executable, "-m", "mhmoe_jax.cli"]:
+      name, words = "mhmoe", words[2:]
+    if words[:3] == [sys.executable, "-m", "tensorboard.main"]:
+      name, words = "tensorboard", words[2:]
+    programs = {
+      "export": self._export,
+      "git": self._git,
+      "jupyter": self._jupyter,
+      "make": self._make,
+      "mhmoe": self._mhmoe,
+      "pip": self._pip,
+      "python": self._python,
+      "source": self._source,
+      "tensorboard": self._tensorboard,
+      "tfds": self._tfds,
+    }
+    assert name in programs, f"tests/reader.py does not know {words[0]!r}: {line}"
+    programs[name](words[1:])
+
+  def _mhmoe(self, words):
+    try:
+      code = cli.main(words)
+    except _TrainedEnough:
+      code = 0
+    assert code == 0, shlex.join(words)
+
+  def _train(self, config, workdir, *_):
+    """What `mhmoe train` calls: the config is whole, and there would be a model."""
+    cfg = resolve(config)
+    self.trained.append(cfg)
+    if not os.path.exists(workdir) and "://" not in workdir:
+      os.makedirs(os.path.dirname(os.path.abspath(workdir)), exist_ok=True)
+      shutil.copytree(self._model, workdir)
+    raise _TrainedEnough
+
+  def _count(self, cfg):
+    """What `mhmoe plan` calls: the config is whole."""
+    raise _TrainedEnough
+
+  def _compile(self, cfg, topology, slices=1, quick=False):
+    """What `mhmoe plan --topology` calls: the topology has devices for the mesh."""
+    devices = aot.devices_of(topology, slices)
+    mesh = cfg.mesh
+    made = sharding.make_mesh(
+      mesh.replica, mesh.data, mesh.expert, mesh.model, devices=devices
+    )
+    assert made.size == len(devices), made
+    raise _TrainedEnough
+
+  def _make(self, words):
+    made = ["make", "--dry-run", "--directory", str(ROOT), *words]
+    subprocess.run(made, check=True, capture_output=True)
+
+  def _pip(self, words):
+    assert words[0] == "install", words
+    if words[1] == "-r":
+      assert (ROOT / words[2]).is_file(), words
+      return
+    for word in words[1:]:
+      word = re.sub(r"^\.(?=\[|$)", "mhmoe_jax", word)
+      if word.startswith("git+"):
+        continue
+      requirement = Requirement(word.partition(" @ ")[0])
+      known = (ROOT / "requirements-dev.txt").read_text()
+      if requirement.name == "mhmoe_jax":
+        about = importlib.metadata.metadata("mhmoe_jax")
+        extras = set(about.get_all("Provides-Extra") or ())
+        assert requirement.extras <= extras, word
+      else:
+        assert re.search(rf"^{re.escape(requirement.name)}==", known, re.MULTILINE), (
+          word
+        )
+
+  def _python(self, words):
+    script = ROOT / words[0]
+    assert script.is_file(), words
+    source = script.read_text()
+    for word in words[1:]:
+      if word.startswith("--"):
+        assert word.partition("=")[0] in source, f"{words[0]} has no {word}"
+
+  def _source(self, words):
+    assert words == [".venv/bin/activate"], words
+    assert "VENV ?= .venv\n" in (ROOT / "Makefile").read_text()
+
+  def _tensorboard(self, words):
+    assert words[0] == "--logdir", words
+    assert os.path.isdir(words[1]), f"{words[1]} is no folder"
+
+  def _tfds(self, words):
+    assert words[0] == "build", words
+    assert words[1].split("/")[0] in tfds.list_builders(), words
+
+  def _jupyter(self, words):
+    assert words[0] == "lab", words
+    assert all((ROOT / word).exists() for word in words[1:]), words
+
+  def _git(self, words):
+    assert words[0] == "clone", words
+
+  def _export(self, words):
+    assert all("=" in word for word in words), words
+
+
+class _TrainedEnough(Exception):
+  """A command came as far as the work that it would do for minutes."""

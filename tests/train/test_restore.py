@@ -1,0 +1,43 @@
+"""A trained model is what its checkpoint has; another one is built to be compared."""
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+
+from mhmoe_jax.train import restore, saved
+from mhmoe_jax.train.checkpoint import Checkpoints
+from mhmoe_jax.train.config import resolve
+from mhmoe_jax.train.state import init_params
+from tests.train.small import small_config
+
+
+@pytest.fixture
+def config(tmp_path):
+  return small_config(tmp_path)
+
+
+@pytest.fixture
+def params(tmp_path, config):
+  params = init_params(resolve(config).model, jax.random.key(0))
+  checkpoints = Checkpoints(tmp_path, 1)
+  checkpoints.save(1, {"params": params}, {0: b""}, config.to_dict())
+  checkpoints.close()
+  return params
+
+
+def test_nothing_is_traced_for_what_the_checkpoint_knows(
+  tmp_path, config, params, monkeypatch
+):
+  monkeypatch.setattr(restore, "init_params", None)
+  for given in (None, ConfigDict(saved.load_config(tmp_path))):
+    cfg, found = restore.load_model(str(tmp_path), given)
+    assert cfg == resolve(config)
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_another_model_is_refused(tmp_path, config, params):
+  config.model.moe.expert_dim = 12
+  with pytest.raises(ValueError, match="is of another model"):
+    restore.load_model(str(tmp_path), config)
