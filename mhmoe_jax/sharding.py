@@ -88,8 +88,8 @@ def _tuple(axis: Axes) -> tuple[str, ...]:
   return axis if isinstance(axis, tuple) else (axis,)
 
 
-# Grouped queries have few heads of keys and values, often fewer than `model` has devices:
-# each device then holds them all.
+# Grouped queries have few heads of keys and values, often fewer than there are devices
+# on `model`: each then holds them all.
 _WHOLE_IF_NEED_BE = "J"
 
 
