@@ -21,6 +21,7 @@ FLOORS = (
   ("train", 5),
   ("data", 5),
   ("plan", 5),
+  ("interop", 5),
   ("models", 3),
   ("moe.experts", 2),
   ("moe.layer", 2),
@@ -33,7 +34,18 @@ ONLY = {
   "seqio": ("data",),
   "orbax": ("train.checkpoint", "train.saved"),  # the one writes, the other reads
   "optax": ("train",),
-  "ml_collections": ("cli", "train.config", "train.loop", "train.restore"),
+  "tensorstore": ("train.saved",),
+  "safetensors": ("interop",),
+  "tokenizers": ("data.huggingface",),
+  "ml_collections": (
+    "cli",
+    "train.config",
+    "train.loop",
+    "train.restore",
+    "interop.importing",
+    "interop.runs",
+    "interop.upcycling",
+  ),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
   "PIL": ("train.images",),
@@ -125,7 +137,8 @@ def loaded_by(statement):
 
 
 HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
-HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert", "lm_eval", "datasets"}
+HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert"}
+HEAVY |= {"lm_eval", "datasets", "safetensors"}
 
 
 def test_the_layer_needs_jax_and_flax_only():

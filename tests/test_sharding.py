@@ -103,6 +103,24 @@ def _shape(*shape):
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
+def test_keys_of_few_heads_stay_whole():
+  """Two heads over `model` of two, one over none; nothing else may be left whole."""
+  mesh = sharding.make_mesh(data=4, model=2)
+  tree = {"w_k_DJQ": _shape(16, 1, 4), "w_v_DJQ": _shape(3, 16, 2, 4)}
+  found = sharding.tree_shardings(tree, mesh, sharding.FSDP)
+  assert found["w_k_DJQ"].spec == P("data", None, None)
+  assert found["w_v_DJQ"].spec == P(None, "data", "model", None)
+  with pytest.raises(ValueError, match="must divide dimension A of w_q_DAQ, got A=1"):
+    sharding.tree_shardings({"w_q_DAQ": _shape(16, 1, 4)}, mesh, sharding.FSDP)
+  with jax.set_mesh(mesh):
+    for heads, split in ((1, None), (2, "model")):
+      k_BLJQ = jax.jit(lambda x: sharding.constrain(x, "BLJQ"))(
+        jnp.ones((4, 1, heads, 4))
+      )
+      expected = jax.NamedSharding(mesh, P(sharding.BATCH_AXES, None, split))
+      assert k_BLJQ.sharding.is_equivalent_to(expected, 4)
+
+
 def test_tree_shardings_follow_names_through_optimizer_states():
   mesh = sharding.make_mesh(data=2, expert=4)
   state = {

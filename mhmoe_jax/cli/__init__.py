@@ -20,6 +20,7 @@ USAGE = """usage: mhmoe VERB [flags]
   train      --config configs/tiny.py --workdir runs/tiny [--config.KEY=VALUE ...]
              [--distributed, in each of several processes]
              [--accept_changed_data, where the text is not the checkpoint's]
+             (a run that is there goes on without --config, with its own)
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
@@ -27,6 +28,10 @@ USAGE = """usage: mhmoe VERB [flags]
              [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
+  import     --from FOLDER --workdir runs/imported [--config CONFIG]
+  export     --workdir runs/tiny --out FOLDER [--step N] [--layout mhmoe]
+             [--shard_mb N] [--config.model.KEY=VALUE]
+  upcycle    --workdir DENSE --config CONFIG --out runs/upcycled
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
              [--mesh data=8,expert=8] [--optimize]
              [--sweep mesh,capacity,remat,batch] [--json]
@@ -118,6 +123,11 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
     from mhmoe_jax.cli import text
 
     return {"tokenizer": text.tokenizer, "prepare": text.prepare}[verb]
+  if verb in ("import", "export", "upcycle"):
+    from mhmoe_jax.cli import interop
+
+    verbs = {"import": interop.import_, "export": interop.export}
+    return (verbs | {"upcycle": interop.upcycle})[verb]
   if verb == "plan":
     from mhmoe_jax.cli import planning
 

@@ -81,9 +81,10 @@ def train(
     if restored is None:
       state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
     else:
-      state = restored.state
-      with all_or_none():
-        note = train_feed.restore(restored.data_states, accept_changed_data)
+      state, note = restored.state, ""
+      if start:  # Parameters from elsewhere (interop/) have read nothing yet.
+        with all_or_none():
+          note = train_feed.restore(restored.data_states, accept_changed_data)
       report.progress.note(f"resuming after step {start}")
       if note:
         report.progress.note(note)

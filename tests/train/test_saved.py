@@ -219,6 +219,7 @@ FIXED = {
   "gate_bias": False,
   "init": "flax",
 }
+FEATURES = {"num_kv_heads", "head_dim", "qk_norm", "scale_embeddings"}
 FIXED_OF_MOE = {"linear_bias": False, "expert_dropout": 0.0, "router_norm": 0.0}
 
 
@@ -231,7 +232,7 @@ def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation)
   config.model.update({"norm": norm, "activation": activation, "dropout": 0.2})
   today = config.to_dict()
   old = copy.deepcopy(today)
-  for name in (*FIXED, "moe_dropout"):
+  for name in (*FIXED, *FEATURES, "moe_dropout"):
     del old["model"][name]
   for name in (*FIXED, *FIXED_OF_MOE):
     old["model"]["moe"].pop(name, None)
@@ -243,6 +244,8 @@ def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation)
     assert found["model"]["moe"].get(name, value) == value, name
   for name, value in FIXED_OF_MOE.items():
     assert found["model"]["moe"][name] == value, name
+  for name in FEATURES:
+    assert found["model"][name] == today["model"][name], name
   resolve(ConfigDict(found))
   # One from after is left as it is.
   assert read_as_config(tmp_path, today) == json.loads(json.dumps(today))
