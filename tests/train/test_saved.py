@@ -205,8 +205,12 @@ def read_as_config(tmp_path, config):
 def test_config_older_than_a_setting(restart, mesh, tmp_path):
   save_all(restart(), mesh, {1: None})
   old = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  today = base.get_config().train.to_dict()
+  names = ("harness_every", "harness_tasks", "harness_data", "harness_limit")
+  none = {"image_every": 0, **{name: today[name] for name in names}}
+  assert none["harness_every"] == 0
   assert read_as_config(tmp_path, old) == {
-    "train": {"num_steps": 1, "image_every": 0},
+    "train": {"num_steps": 1, **none},
     "data": {"prepared": "folder"},
   }
 
