@@ -11,7 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 import numpy as np
 
 from mhmoe_jax import sharding
@@ -42,8 +42,10 @@ class Generator:
     # The last piece or chunk may run past the end.
     self._places = -(-max_length // _PIECE) * _PIECE + _CHUNK
     rows = sharding.batch_sharding(mesh)
-    layout = NamedSharding(mesh, sharding.ACTIVATIONS.spec("NBLAQ"))
     model = Decoder(config)
+
+    def spread(caches):
+      return jax.tree.map(lambda x: sharding.constrain(x, "NBLJQ"), caches)
 
     def advance(params, caches, tokens_BL, real_B, start):
       places_L = start + jnp.arange(tokens_BL.shape[1])
@@ -52,6 +54,7 @@ class Generator:
       logits_BLV, _, caches = model.apply(
         {"params": params}, tokens_BL, positions_BL, segments_BL, caches, start
       )
+      caches = spread(caches)
       logits_BV = jnp.where(valid_V[None], logits_BLV[:, -1], -jnp.inf)
       return caches, logits_BV.argmax(axis=-1).astype(jnp.int32)
 
@@ -70,12 +73,12 @@ class Generator:
       return caches, token_B, tokens_TB.T
 
     def begin(size):
-      return empty_caches(config, size, self._places)
+      return spread(empty_caches(config, size, self._places))
 
-    self._begin = jax.jit(begin, static_argnums=0, out_shardings=layout)
-    self._read = jax.jit(read, donate_argnums=1, out_shardings=layout)
+    self._begin = jax.jit(begin, static_argnums=0)
+    self._read = jax.jit(read, donate_argnums=1)
     self._write = jax.jit(
-      write, donate_argnums=1, out_shardings=(layout, rows, sharding.copies(mesh))
+      write, donate_argnums=1, out_shardings=(None, rows, sharding.copies(mesh))
     )
 
   def __call__(
