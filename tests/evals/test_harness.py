@@ -167,13 +167,18 @@ def test_llm_foundrys_records_give_the_same_requests(hub, foundry):
   assert ask(foundry) == ask(hub)
 
 
-def test_examples_are_others(hub):
-  _, asked = run(["arc_challenge"], hub, num_fewshot=1)
-  bright, barks = "Question: What is bright?\nAnswer:", "Question: What barks?\nAnswer:"
-  assert {context for context, _ in asked} == {
-    f"{barks} a dog\n\n{bright}",
-    f"{bright} the sun\n\n{barks}",
-  }
+def test_examples_are_others(tmp_path):
+  """No record is among its own examples, of all the others."""
+  options = {"text": ["yes", "no"], "label": ["A", "B"]}
+  names = "abcdef"
+  records = [{"question": q, "choices": options, "answerKey": "A"} for q in names]
+  data = write(tmp_path, {"arc_challenge": records})
+  _, asked = run(["arc_challenge"], data, num_fewshot=5)
+  for name, (context, _) in zip(names, asked[::2], strict=True):
+    *examples, last = context.split("\n\n")
+    assert last == f"Question: {name}\nAnswer:"
+    others = [f"Question: {q}\nAnswer: yes" for q in names if q != name]
+    assert sorted(examples) == others
 
 
 def test_what_is_wrong_is_said(hub, tmp_path):

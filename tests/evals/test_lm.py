@@ -231,6 +231,17 @@ def test_stop_sequences(cfg, tmp_path, pieces):
       assert number - pieces <= len(tokens) <= number
 
 
+def test_the_first_stop_sequence_counts(cfg):
+  """However much was generated past it."""
+  model = make_lm(cfg)
+  model.max_length = 300
+  tokens = [*of_bytes(" dog Q: why\n\nQ: "), 1, *of_bytes("Q:")]
+  model._generate = lambda *_: [tokens] * 3
+  stops = (["\n\n", "Q:"], ["Q:", "\n\n"], ["\n"])
+  found = model.generate_until([ask("the", {"until": until}) for until in stops])
+  assert found == [" dog ", " dog ", " dog Q: why"]
+
+
 def test_what_cannot_be_generated_is_refused(model):
   with pytest.raises(ValueError, match="max_gen_toks=256 and a context of 24"):
     model.generate_until([ask("a", {"until": ["b"]})])
