@@ -133,4 +133,10 @@ def get_config() -> ConfigDict:
   train.keep_last = 2  # the best is kept besides
   train.profile_steps = 0  # profile so many steps after the first ten, for TensorBoard
   train.image_every = 100  # steps between pictures of the routing there; 0: none
+  # Steps between scores on tasks of lm-evaluation-harness; 0: none. Needs the extra
+  # "eval", and a folder with a JSONL file for each task, or else the network.
+  train.harness_every = 0
+  train.harness_tasks = "mhmoe_paper1"  # names with commas between them
+  train.harness_data = ""
+  train.harness_limit = 0  # records of each task; 0: all
   return config.lock()

@@ -51,6 +51,8 @@ ONLY = {
   "PIL": ("train.images",),
   "pyarrow": ("analysis",),
   "vl_convert": ("analysis.report",),
+  "lm_eval": ("evals.harness", "evals.lm", "evals.task_index"),
+  "datasets": ("evals.harness", "evals.local_data"),
   "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -135,7 +137,8 @@ def loaded_by(statement):
 
 
 HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
-HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert", "safetensors"}
+HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert"}
+HEAVY |= {"lm_eval", "datasets", "safetensors"}
 
 
 def test_the_layer_needs_jax_and_flax_only():
@@ -172,3 +175,16 @@ def test_no_tensorflow_on_an_accelerator_box(module):
 def test_help_waits_for_nothing():
   loaded = loaded_by("from mhmoe_jax import cli\nassert cli.main(['help']) == 0")
   assert not {"jax", "flax", "numpy", "absl", *HEAVY} & loaded
+
+
+def test_a_verb_without_its_packages_is_one_line():
+  program = (
+    "import sys; sys.modules['ml_collections'] = None\n"
+    "from mhmoe_jax import cli; sys.exit(cli.main(['sample', '--workdir=x']))"
+  )
+  run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert run.returncode == 1
+  assert run.stderr.splitlines() == [
+    f"mhmoe sample: error: it needs ml_collections: {sys.executable} "
+    "-m pip install 'mhmoe_jax[train]'"
+  ]

@@ -5,7 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -236,3 +236,36 @@ def test_batch_must_divide():
     "replica * data * expert of the mesh must divide batch_size, "
     "got batch_size=12, replica=1, data=2, expert=4."
   )
+
+
+def test_a_constraint_leaves_foreign_axes_what_they_split():
+  mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+  x_BLD = jnp.ones((4, 3, 16))
+  with jax.set_mesh(mesh):
+    x_BLD = jax.device_put(x_BLD, NamedSharding(mesh, P("data", None, "tensor")))
+    y_BLD = jax.jit(lambda x: sharding.constrain(2 * x, "BLD"))(x_BLD)
+  assert y_BLD.sharding.is_equivalent_to(x_BLD.sharding, 3)
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (
+      lambda: sharding.make_mesh(expert=2.0),
+      "mesh sizes must be of type int, got expert=2.0 of type float.",
+    ),
+    (
+      lambda: sharding.make_mesh(model=True),
+      "mesh sizes must be of type int, got model=True of type bool.",
+    ),
+    (
+      lambda: AxisRules(E=3).spec("E"),
+      "mesh axes must be among replica, data, expert, model, got 3 in (3,) for 'E' "
+      "of array.",
+    ),
+  ],
+)
+def test_sizes_and_axes_of_another_type(call, message):
+  with pytest.raises(ValueError) as error:
+    call()
+  assert str(error.value) == message

@@ -11,6 +11,7 @@ import gc
 import glob
 import io
 import os
+import shlex
 import signal
 import sys
 
@@ -23,6 +24,8 @@ USAGE = """usage: mhmoe VERB [flags]
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
+  harness    --workdir runs/tiny --tasks arc_easy,piqa [--data DIR] [--limit N]
+             [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
   import     --from FOLDER --workdir runs/imported [--config CONFIG]
@@ -54,7 +57,15 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
   argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
   _repair_streams()
-  run = _find(argv[0]) if argv else None
+  try:
+    run = _find(argv[0]) if argv else None
+  except ModuleNotFoundError as error:
+    if error.name.split(".")[0] == "mhmoe_jax":
+      raise
+    # The layer alone is installed. pip takes the extras of what is there already.
+    install = f"{shlex.quote(sys.executable)} -m pip install 'mhmoe_jax[train]'"
+    _complain(argv[0], f"error: it needs {error.name}: {install}")
+    return 1
   if run is None:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
@@ -104,6 +115,10 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
 
     verbs = {"train": models.train, "sample": models.sample, "eval": models.evaluate}
     return verbs[verb]
+  if verb == "harness":
+    from mhmoe_jax.cli import evaluating
+
+    return evaluating.harness
   if verb in ("tokenizer", "prepare"):
     from mhmoe_jax.cli import text
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
+from mhmoe_jax.moe.config import DROPLESS, NORMS, FfnStyle, MoeConfig, check_fields
 
 FFNS = ("dense", "smoe", "mhmoe")
 QK_NORMS = ("none", "head", "whole")
@@ -121,6 +121,15 @@ class TransformerConfig:
   def style(self) -> FfnStyle:
     """Of the dense FFNs."""
     return FfnStyle.of(self)
+
+  @property
+  def dropless(self) -> "TransformerConfig":
+    """The same model, whose MoE layers find room for every sub-token."""
+    if self.moe.dispatch in DROPLESS:
+      return self
+    return dataclasses.replace(
+      self, moe=dataclasses.replace(self.moe, dispatch="sorted")
+    )
 
   @property
   def period(self) -> int:

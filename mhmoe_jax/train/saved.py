@@ -33,7 +33,13 @@ logging.getLogger("asyncio").addFilter(lambda record: not record.exc_info)
 # Keys of tables that runs may be older than, and what such runs did.
 _YOUNGER = {
   "data": {"prepared": ""},
-  "train": {"image_every": 0},
+  "train": {
+    "image_every": 0,
+    "harness_every": 0,
+    "harness_tasks": "mhmoe_paper1",
+    "harness_data": "",
+    "harness_limit": 0,
+  },
   "model": {
     "num_kv_heads": 0,
     "head_dim": 0,
