@@ -2,11 +2,10 @@
 
   python experiments/2611_interop/harness.py RUN EXPORTED DATA --limit 100
 
-needs the extra `eval`, torch and transformers in one environment. RUN is a run with the
-vocabulary "bytes" of which EXPORTED is the export; DATA a folder of `mhmoe harness
+needs the extra `eval`, torch, accelerate and transformers in one environment. EXPORTED
+is an export of RUN, whose documents begin with token 0; DATA a folder of `mhmoe harness
 --data`. Both models answer the same requests of the same tasks, ours by
-`mhmoe_jax.evals.lm`, the other by lm-eval's own `HFLM`, told that documents begin with
-token 0.
+`mhmoe_jax.evals.lm`, the other by lm-eval's own `HFLM` with the exported tokenizer.
 """
 
 import argparse
@@ -31,17 +30,16 @@ def main() -> None:
   import transformers
 
   from mhmoe_jax import sharding
-  from mhmoe_jax.data.vocabularies import make_vocabulary
   from mhmoe_jax.evals.lm import RunLM
   from mhmoe_jax.train import restore
 
   class Begun(HFLM):
-    """Sequences as in our training: token 0, then bytes."""
+    """Sequences as in our training: token 0, then those of the exported tokenizer."""
 
     prefix_token_id = 0
 
     def tok_encode(self, string, *_, **__):
-      return make_vocabulary("bytes").encode(string)
+      return self.tokenizer.encode(string, add_special_tokens=False)
 
     def _loglikelihood_tokens(self, requests, **kwargs):
       begun = [
