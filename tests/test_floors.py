@@ -34,7 +34,7 @@ ONLY = {
   "seqio": ("data",),
   "orbax": ("train.checkpoint", "train.saved"),  # the one writes, the other reads
   "optax": ("train",),
-  "tensorstore": ("train.saved",),
+  "tensorstore": ("train.lock", "train.saved"),
   "safetensors": ("interop",),
   "tokenizers": ("data.huggingface",),
   "ml_collections": (

@@ -88,9 +88,10 @@ def export_vocabulary(name: str, directory: str) -> dict[str, Any]:
   out = epath.Path(directory)
   ids = {"bos_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
   if name == "bytes":
-    # ByT5 has the same ids.
-    about = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": 0}
-    (out / "tokenizer_config.json").write_text(json.dumps(about, indent=2))
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<pad>"}
+    (out / "tokenizer_config.json").write_text(json.dumps(about | special, indent=2))
+    (out / "tokenizer.json").write_text(json.dumps(_bytes_tokenizer(special)))
     return ids | {"vocabulary": name}
   if name == "cl100k":
     return ids | {"vocabulary": name, "eos_token_id": 100_258}
@@ -166,6 +167,26 @@ class HuggingFaceTokenizer(Vocabulary):
     if len(piece) == 6 and piece.startswith("<0x"):
       return bytes.fromhex(piece[3:5])
     return piece.replace("\u2581", " ").encode()
+
+
+def _bytes_tokenizer(special: dict[str, str]) -> dict[str, Any]:
+  """The vocabulary "bytes" as a tokenizer.json: pairs of bytes, of which none merge."""
+  byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+  byte_level |= {"trim_offsets": False}
+  vocab = {token: i for i, token in enumerate(special.values())}
+  vocab |= {character: byte + 3 for character, byte in _byte_alphabet().items()}
+  added = [
+    {"id": vocab[token], "content": token, "special": True}
+    | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    for token in special.values()
+  ]
+  return {
+    "version": "1.0",
+    "added_tokens": added,
+    "pre_tokenizer": byte_level,
+    "decoder": byte_level,
+    "model": {"type": "BPE", "vocab": vocab, "merges": []},
+  }
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -16,9 +16,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 import numpy as np
 
-from mhmoe_jax.data.vocabularies import make_vocabulary
+from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
 from mhmoe_jax.evals.greedy import Generator
-from mhmoe_jax.evals.rows import BEGIN, Request
+from mhmoe_jax.evals.rows import Request
 from mhmoe_jax.evals.sampling import find_drawable
 from mhmoe_jax.evals.scoring import Scorer
 from mhmoe_jax.train.config import RunConfig
@@ -62,9 +62,10 @@ class RunLM(TemplateLM):
         self.max_length,
       )
     self._vocabulary = make_vocabulary(cfg.data.vocabulary)
+    self._begin = begin_id(cfg.data.vocabulary)
     self._stream = progress
     valid_V = find_drawable(self._vocabulary, cfg.model.vocab_size)
-    self._score = Scorer(cfg.model, mesh, self.max_length, valid_V)
+    self._score = Scorer(cfg.model, mesh, self.max_length, valid_V, self._begin)
     self._generate = Generator(cfg.model, mesh, self.max_length, valid_V)
 
   @property
@@ -73,7 +74,7 @@ class RunLM(TemplateLM):
 
   @property
   def prefix_token_id(self) -> int:
-    return BEGIN
+    return self._begin
 
   def tok_encode(self, string: str, add_special_tokens=None, **kwargs) -> list[int]:
     return self._vocabulary.encode(string)
@@ -109,7 +110,8 @@ class RunLM(TemplateLM):
     windows, owners = [], []
     for i, request in enumerate(requests):
       tokens = self.tok_encode(request.args[0])
-      for pair in get_rolling_token_windows(tokens, BEGIN, self.max_length - 1, 1):
+      length = self.max_length - 1
+      for pair in get_rolling_token_windows(tokens, self._begin, length, 1):
         context, continuation = make_disjoint_window(pair)
         windows.append(Request(context if owners[-1:] == [i] else [], continuation))
         owners.append(i)
@@ -140,7 +142,7 @@ class RunLM(TemplateLM):
           f"max_gen_toks={limits[-1]} and a context of {self.max_length}."
         )
       tokens = self.tok_encode(context)
-      prompts.append([BEGIN, *tokens[max(len(tokens) + 1 - room, 0) :]])
+      prompts.append([self._begin, *tokens[max(len(tokens) + 1 - room, 0) :]])
       stops.append([stop for stop in options["until"] if stop])
 
     def finish(i: int, tokens: list[int]) -> tuple[str, bool]:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-BEGIN = 0  # the first input of every segment in training, see data/packing.py
 # The TPU's attention kernel wants rows to be multiples of it.
 _SHORTEST_ROW = 128
 
@@ -25,7 +24,7 @@ class Request(NamedTuple):
 
   @property
   def length(self) -> int:
-    """Inputs of the model: BEGIN stands before, the last token is only a target."""
+    """Inputs of the model: one begins, and the last token is only a target."""
     return len(self.context) + len(self.continuation)
 
 
@@ -110,10 +109,13 @@ def _pack(requests: Sequence[Request]) -> dict[int, list[list[int]]]:
   return rows
 
 
-def fill(batch: Batch, requests: Sequence[Request]) -> dict[str, np.ndarray]:
+def fill(
+  batch: Batch, requests: Sequence[Request], begin: int = 0
+) -> dict[str, np.ndarray]:
   """Inputs, targets, segments and positions of a batch, int32 (B, L), as in training.
 
-  Targets are those of continuations; elsewhere they are 0, as is all of padding.
+  The first input of every segment is `begin`. Targets are those of continuations;
+  elsewhere they are 0, as is all of padding.
   """
   shape = len(batch.rows), batch.row_length
   names = ("inputs", "targets", "segments", "positions")
@@ -121,7 +123,7 @@ def fill(batch: Batch, requests: Sequence[Request]) -> dict[str, np.ndarray]:
   for i, row, segment, part in _places(batch, requests):
     context, continuation = requests[i]
     length = requests[i].length
-    arrays["inputs"][row, part] = [BEGIN, *context, *continuation][:length]
+    arrays["inputs"][row, part] = [begin, *context, *continuation][:length]
     arrays["targets"][row, part.stop - len(continuation) : part.stop] = continuation
     arrays["segments"][row, part] = segment
     arrays["positions"][row, part] = np.arange(length)

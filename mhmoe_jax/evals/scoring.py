@@ -37,14 +37,20 @@ class Scorer:
   Args:
     config: of the model.
     mesh: that the parameters are on.
-    max_length: tokens that the model sees at once, BEGIN among them.
+    max_length: tokens that the model sees at once, the one that begins among them.
     valid_V: bool, False for ids that no token has: they are never the likeliest.
+    begin: the token that begins every document.
   """
 
   def __init__(
-    self, config: TransformerConfig, mesh: Mesh, max_length: int, valid_V: np.ndarray
+    self,
+    config: TransformerConfig,
+    mesh: Mesh,
+    max_length: int,
+    valid_V: np.ndarray,
+    begin: int = 0,
   ):
-    self._mesh, self._max_length = mesh, max_length
+    self._mesh, self._max_length, self._begin = mesh, max_length, begin
     step = make_score_step(config, valid_V)
     self._step = jax.jit(step, out_shardings=sharding.copies(mesh))
 
@@ -84,7 +90,7 @@ class Scorer:
     waiting = None
     with jax.set_mesh(self._mesh):
       for batch in batches:
-        arrays = rows.fill(batch, requests)
+        arrays = rows.fill(batch, requests, self._begin)
         arrays = sharding.place_batch(arrays, self._mesh, len(batch.rows))
         results = self._step(params, arrays)
         if waiting:  # The host reads one batch late, while the device computes.

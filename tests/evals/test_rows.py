@@ -21,11 +21,13 @@ def test_a_batch_by_hand():
     assert not arrays[name][:, 5:].any()
     return arrays[name][0, :5].tolist()
 
-  # BEGIN, the context and all but the last token go in.
+  # What begins, the context and all but the last token go in.
   assert start("inputs") == [0, 5, 6, 7, 0]
   assert start("targets") == [0, 0, 7, 8, 9]
   assert start("segments") == [1, 1, 1, 1, 2]
   assert start("positions") == [0, 1, 2, 3, 0]
+  begun = fill(batch, requests, begin=3)
+  assert begun["inputs"][0, :6].tolist() == [3, 5, 6, 7, 3, 0]
   places = dict(targets(batch, requests))
   assert places == {0: (0, slice(2, 4)), 1: (0, slice(4, 5))}
 
