@@ -294,6 +294,8 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
       return NamedSharding(mesh, PartitionSpec())
     name = "/".join(keys)
     letters = keys[-1].rsplit("_", 1)[-1]
+    if letters.islower():  # a scalar, such as log_temperature
+      letters = ""
     if leaf.ndim == len(letters) + 1:
       letters = "N" + letters
     if leaf.ndim != len(letters):

@@ -125,7 +125,11 @@ def test_tree_shardings_follow_names_through_optimizer_states():
   mesh = sharding.make_mesh(data=2, expert=4)
   state = {
     "step": _shape(),
-    "params": {"w_in_EMF": _shape(8, 4, 6), "layers": {"b_D": _shape(3, 16)}},
+    "params": {
+      "w_in_EMF": _shape(8, 4, 6),
+      "layers": {"b_D": _shape(3, 16), "log_temperature": _shape(3)},
+      "log_temperature": _shape(),
+    },
     "opt_state": ({"w_in_EMF": _shape(8, 4, 6)}, {}),
     "rng": _shape(2),
   }
@@ -135,6 +139,9 @@ def test_tree_shardings_follow_names_through_optimizer_states():
   assert layout["params"]["w_in_EMF"].is_equivalent_to(expert, 3)
   assert layout["params"]["layers"]["b_D"].spec == P(None, "data")
   assert layout["rng"].spec == layout["step"].spec == P()
+  # Scalars, of which a stack of layers has one each.
+  assert layout["params"]["layers"]["log_temperature"].spec == P(None)
+  assert layout["params"]["log_temperature"].spec == P()
 
 
 @pytest.mark.parametrize(
