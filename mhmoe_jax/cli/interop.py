@@ -1,11 +1,10 @@
 """Verbs for models of other people and from old ones: import, export, upcycle."""
 
-import os
-
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
+from mhmoe_jax.cli.shell import command
 
 
 def import_(argv: list[str]) -> None:
@@ -22,9 +21,10 @@ def import_(argv: list[str]) -> None:
 
   made = importing.import_model(values["from"].value, values.config, values.workdir)
   length = values.config.data.sequence_length
+  on = command("sample", [f"--workdir={values.workdir}"])
   print(
     f"wrote {values.workdir}: {made.model_type}, {made.num_parameters:,} parameters, "
-    f"vocabulary {made.vocabulary}"
+    f"vocabulary {made.vocabulary}\n{on}  # tries it"
   )
   if made.max_length > length:
     print(
@@ -84,8 +84,5 @@ def upcycle(argv: list[str]) -> None:
   from mhmoe_jax.interop import upcycling
 
   made = upcycling.upcycle(values.workdir, values.config, values.out)
-  path = os.path.relpath(values["config"].config_filename)
-  print(
-    f"wrote {values.out}: {made}\n"
-    f"mhmoe train --config {path} --workdir {values.out} trains it"
-  )
+  on = command("train", [f"--workdir={values.out}"])
+  print(f"wrote {values.out}: {made}\n{on}  # trains it")
