@@ -4,6 +4,7 @@ import json
 
 import pytest
 import sentencepiece
+import tokenizers
 
 from mhmoe_jax.data import vocabularies
 from mhmoe_jax.data.graph import in_graph
@@ -34,7 +35,6 @@ def sentences(tmp_path):
 @pytest.fixture
 def pieces(tmp_path):
   """A folder as OLMoE's: byte-level pairs, one special token, which only ends."""
-  tokenizers = pytest.importorskip("tokenizers")
   tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
   tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -103,7 +103,6 @@ def test_folders_without(tmp_path):
     with pytest.raises(ValueError, match=r"needs tokenizer.model or tokenizer.json"):
       use(f"hf:{tmp_path}")
   (tmp_path / "tokenizer.json").write_text("{}")
-  pytest.importorskip("tokenizers")
   with pytest.raises(ValueError, match=r"tokenizer.json must be a tokenizer, got"):
     vocabularies.make_vocabulary(f"hf:{tmp_path}")
 
@@ -121,7 +120,6 @@ def test_exported_and_read_back(sentences, tmp_path):
 
 
 def test_exported_bytes_are_read_by_their_library(tmp_path, nasty):
-  pytest.importorskip("tokenizers")
   about = export_vocabulary("bytes", str(tmp_path))
   assert about["vocabulary"] == "bytes"
   write(tmp_path, **about)
