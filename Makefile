@@ -36,8 +36,8 @@ LINUX := sys_platform == 'linux' and platform_machine == 'x86_64'
 
 lock: $(VENV)/dev
 	printf "tensorflow ; sys_platform != 'linux' or platform_machine != 'x86_64'" > $(VENV)/override.txt
-	$(call LOCK,train,requirements.txt)
-	$(call LOCK,dev,requirements-dev.txt) --constraint requirements.txt
+	$(call LOCK,dev,requirements-dev.txt)
+	$(call LOCK,train,requirements.txt) --constraint requirements-dev.txt
 
 clean:
 	rm -rf $(VENV) runs

@@ -16,6 +16,11 @@ def get_config() -> ConfigDict:
   model.num_layers = 4
   model.embed_dim = 128
   model.num_attention_heads = 4
+  model.num_kv_heads = 0  # of keys and values, shared by groups; 0: one for each query
+  model.head_dim = 0  # width of an attention head; 0: embed_dim / num_attention_heads
+  model.qk_norm = (
+    "none"  # norm of queries and keys: of each "head", or the "whole" width
+  )
   model.ffn = "mhmoe"  # "dense", "smoe" (one head, no linear layers) or "mhmoe"
   model.ffn_dim = 512  # hidden width of the dense FFNs
   model.moe_every = 2  # every n-th block has the MoE layer, the others are dense
@@ -34,6 +39,7 @@ def get_config() -> ConfigDict:
   model.init = "flax"
   model.bitnet = False  # ternary weights, 8-bit activations (2402.17764)
   model.rope_theta = 10_000.0  # base of the rotary positions
+  model.scale_embeddings = True  # times sqrt(embed_dim)
   model.tie_embeddings = True
   model.dropout = 0.0  # of the embeddings, and of what attention and FFNs return
   model.moe_dropout = model.get_oneway_ref("dropout")  # of what MoE layers return
@@ -127,4 +133,10 @@ def get_config() -> ConfigDict:
   train.keep_last = 2  # the best is kept besides
   train.profile_steps = 0  # profile so many steps after the first ten, for TensorBoard
   train.image_every = 100  # steps between pictures of the routing there; 0: none
+  # Steps between scores on tasks of lm-evaluation-harness; 0: none. Needs the extra
+  # "eval", and a folder with a JSONL file for each task, or else the network.
+  train.harness_every = 0
+  train.harness_tasks = "mhmoe_paper1"  # names with commas between them
+  train.harness_data = ""
+  train.harness_limit = 0  # records of each task; 0: all
   return config.lock()

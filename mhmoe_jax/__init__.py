@@ -7,7 +7,7 @@ Arrays are named with one letter per dimension, `x_BLD` or `w_in_EMF`:
 | letter | meaning |
 |---|---|
 | B, L, D, V | examples; tokens per example; model width; vocabulary |
-| A, Q | attention heads; width of one |
+| A, Q, J | attention heads; width of one; heads of keys and values |
 | H, M | MoE heads; sub-token width, D = H * M |
 | G, S | routing groups; sub-tokens per group |
 | E, K, C | experts; experts per sub-token; slots per expert and group |

@@ -42,6 +42,7 @@ class AxisRules:
   F: Axes = None  # expert (or dense FFN) hidden width
   G: Axes = None  # routing groups, once their sub-tokens are with the experts
   H: Axes = None  # MoE heads
+  J: Axes = None  # heads of keys and values; whole if the mesh does not divide them
   K: Axes = None  # experts per sub-token
   L: Axes = None  # tokens per example
   M: Axes = None  # sub-token width
@@ -87,12 +88,17 @@ def _tuple(axis: Axes) -> tuple[str, ...]:
   return axis if isinstance(axis, tuple) else (axis,)
 
 
+# Grouped queries have few heads of keys and values, often fewer than there are devices
+# on `model`: each then holds them all.
+_WHOLE_IF_NEED_BE = "J"
+
+
 # Activations follow their data; only parameters have a choice of strategy.
 ACTIVATIONS = AxisRules(
-  B=BATCH_AXES, G=("replica", "data"), E="expert", A="model", F="model"
+  B=BATCH_AXES, G=("replica", "data"), E="expert", A="model", F="model", J="model"
 )
 # Experts over `expert`, hidden widths and attention heads over `model`; the rest whole.
-REPLICATED = AxisRules(E="expert", A="model", F="model")
+REPLICATED = AxisRules(E="expert", A="model", F="model", J="model")
 # The same, with every parameter's model width split over `data` too (ZeRO-3).
 FSDP = dataclasses.replace(REPLICATED, D="data", M="data")
 
@@ -231,9 +237,12 @@ def constrain(x: jax.Array, letters: str) -> jax.Array:
     return x
   foreign = not set(mesh.axis_names) <= ours
   spec = []
-  for size, axis in zip(x.shape, ACTIVATIONS.spec(letters), strict=True):
+  for size, letter, axis in zip(
+    x.shape, letters, ACTIVATIONS.spec(letters), strict=True
+  ):
     axes = tuple(a for a in _tuple(axis) if a in ours)
-    if foreign and size % math.prod(mesh.shape[a] for a in axes):
+    may_be_whole = foreign or letter in _WHOLE_IF_NEED_BE
+    if may_be_whole and size % math.prod(mesh.shape[a] for a in axes):
       axes = ()
     spec.append(axes or (PartitionSpec.UNCONSTRAINED if foreign else None))
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
@@ -285,6 +294,8 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
       return NamedSharding(mesh, PartitionSpec())
     name = "/".join(keys)
     letters = keys[-1].rsplit("_", 1)[-1]
+    if letters.islower():  # a scalar, such as log_temperature
+      letters = ""
     if leaf.ndim == len(letters) + 1:
       letters = "N" + letters
     if leaf.ndim != len(letters):
@@ -292,15 +303,18 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
         f"a parameter's name must end in one letter per dimension, "
         f"got {name} with shape {leaf.shape}."
       )
-    spec = rules.spec(letters, name)
-    for size, letter, axis in zip(leaf.shape, letters, spec, strict=True):
-      axes = _tuple(axis)
+    spec = list(rules.spec(letters, name))
+    for i, (size, letter) in enumerate(zip(leaf.shape, letters, strict=True)):
+      axes = _tuple(spec[i])
       if size % math.prod(mesh.shape[a] for a in axes):
+        if letter in _WHOLE_IF_NEED_BE:
+          spec[i] = None
+          continue
         sizes = ", ".join(f"{a}={mesh.shape[a]}" for a in axes)
         raise ValueError(
           f"{' * '.join(axes)} of the mesh must divide dimension {letter} of {name}, "
           f"got {letter}={size}, {sizes}."
         )
-    return NamedSharding(mesh, spec)
+    return NamedSharding(mesh, PartitionSpec(*spec))
 
   return jax.tree_util.tree_map_with_path(sharding, tree)

@@ -20,10 +20,12 @@ from packaging.requirements import Requirement
 import tensorflow_datasets as tfds
 
 from mhmoe_jax import cli, sharding
+from mhmoe_jax.interop import upcycling
 from mhmoe_jax.plan import compile as aot
 from mhmoe_jax.plan import report, sweep
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
+from tests.evals.records import HUB, write
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -47,6 +49,7 @@ def furnish(folder: pathlib.Path) -> None:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(TEXT * 20)
+  write(folder / "tasks", {task: HUB[task] for task in ("arc_easy", "piqa")})
 
 
 def commands(page: str) -> list[str]:
@@ -67,6 +70,7 @@ class Reader:
     monkeypatch.setattr(report, "plan_model", self._count)
     monkeypatch.setattr(report, "plan_step", self._compile)
     monkeypatch.setattr(sweep, "compile_step", self._compile)
+    monkeypatch.setattr(upcycling, "upcycle", self._upcycle)
     self.trained = []  # configs, as `loop.train` got them
 
   def type(self, line: str) -> None:
@@ -107,6 +111,12 @@ class Reader:
     if not os.path.exists(workdir) and "://" not in workdir:
       os.makedirs(os.path.dirname(os.path.abspath(workdir)), exist_ok=True)
       shutil.copytree(self._model, workdir)
+    raise _TrainedEnough
+
+  def _upcycle(self, workdir, config, out):
+    """What `mhmoe upcycle` calls: the config is whole; runs/dense is no dense model."""
+    resolve(config)
+    assert os.path.exists(workdir), workdir
     raise _TrainedEnough
 
   def _count(self, cfg):

@@ -12,6 +12,7 @@ from mhmoe_jax import cli
 from mhmoe_jax.analysis import figures
 from mhmoe_jax.analysis.trace import load_trace
 from mhmoe_jax.evals import sampling
+from tests.evals.records import HUB, write
 from tests.reader import SMALL, TEXT
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -236,6 +237,7 @@ def test_unwritable_workdir(tmp_path, capsys):
     (["train", "--config=configs/none.py", "--workdir=x"], "configs/none.py"),
     (["sample", "--workdir=nowhere"], "no checkpoint under "),
     (["eval"], "eval needs --workdir"),
+    (["harness"], "harness needs --workdir"),
     (["sample", "--workdir=x", "--top_p=2"], "top_p"),
     (["train", "config", "--config=configs/tiny.py", "--workdir=x"], "'config'"),
     (["sample", "--wrokdir=x"], "wrokdir"),
@@ -256,6 +258,34 @@ def test_config_is_kept_with_the_checkpoint(tmp_path, text):
   assert train(tmp_path / "run", *text) == 0
   about = tmp_path / "run" / "checkpoints" / "2" / "run" / "about.json"
   assert json.loads(about.read_text())["config"]["model"]["embed_dim"] == 16
+
+
+def test_harness(tmp_path, text, capsys):
+  workdir, out = tmp_path / "run", tmp_path / "results.json"
+  assert train(workdir, *text) == 0
+  data = write(tmp_path / "tasks", {task: HUB[task] for task in ("piqa", "xnli_sw")})
+  capsys.readouterr()
+  command = ["harness", f"--workdir={workdir}", f"--data={data}"]
+  options = ["--tasks=piqa,xnli_sw", "--limit=1", "--max_length=64", f"--out={out}"]
+  assert cli.main([*command, *options, "--config.mesh.data=2"]) == 0
+  shown = capsys.readouterr()
+  assert "Tasks" in shown.out
+  assert "acc_norm" in shown.out
+  assert "5 of 5 requests" in shown.err
+  saved = json.loads(out.read_text())
+  assert saved["run"]["step"] == 2
+  assert saved["results"]["piqa"]["sample_len"] == 1
+
+  def refuses(message, *options):
+    assert cli.main([*command, *options]) == 1
+    assert message in last_error(capsys)
+
+  refuses("got 'piqua'; near it are ", "--tasks=piqua")
+  refuses(f"task rte needs a file in {data}, looked for rte.jsonl, as", "--tasks=rte")
+  refuses("no checkpoint 1 under ", "--tasks=piqa", "--step=1")
+  refuses("harness needs --tasks")
+  write(tmp_path / "tasks", {"piqa": [HUB["piqa"][0] | {"sol1": "x" * 16}]})
+  refuses("a continuation must have from 1 to 16 tokens, the", "--tasks=piqa")
 
 
 def test_plan(capsys):

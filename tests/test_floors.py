@@ -21,6 +21,7 @@ FLOORS = (
   ("train", 5),
   ("data", 5),
   ("plan", 5),
+  ("interop", 5),
   ("models", 3),
   ("moe.experts", 2),
   ("moe.layer", 2),
@@ -33,12 +34,25 @@ ONLY = {
   "seqio": ("data",),
   "orbax": ("train.checkpoint", "train.saved"),  # the one writes, the other reads
   "optax": ("train",),
-  "ml_collections": ("cli", "train.config", "train.loop", "train.restore"),
+  "tensorstore": ("train.lock", "train.saved"),
+  "safetensors": ("interop",),
+  "tokenizers": ("data.huggingface",),
+  "ml_collections": (
+    "cli",
+    "train.config",
+    "train.loop",
+    "train.restore",
+    "interop.importing",
+    "interop.runs",
+    "interop.upcycling",
+  ),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
   "PIL": ("train.images",),
   "pyarrow": ("analysis",),
   "vl_convert": ("analysis.report",),
+  "lm_eval": ("evals.harness", "evals.lm", "evals.task_index"),
+  "datasets": ("evals.harness", "evals.local_data"),
   "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -124,6 +138,7 @@ def loaded_by(statement):
 
 HEAVY = {"tensorflow", "seqio", "orbax", "optax", "clu", "ml_collections"}
 HEAVY |= {"matplotlib", "pyarrow", "PIL", "vl_convert"}
+HEAVY |= {"lm_eval", "datasets", "safetensors"}
 
 
 def test_the_layer_needs_jax_and_flax_only():
@@ -160,3 +175,16 @@ def test_no_tensorflow_on_an_accelerator_box(module):
 def test_help_waits_for_nothing():
   loaded = loaded_by("from mhmoe_jax import cli\nassert cli.main(['help']) == 0")
   assert not {"jax", "flax", "numpy", "absl", *HEAVY} & loaded
+
+
+def test_a_verb_without_its_packages_is_one_line():
+  program = (
+    "import sys; sys.modules['ml_collections'] = None\n"
+    "from mhmoe_jax import cli; sys.exit(cli.main(['sample', '--workdir=x']))"
+  )
+  run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+  assert run.returncode == 1
+  assert run.stderr.splitlines() == [
+    f"mhmoe sample: error: it needs ml_collections: {sys.executable} "
+    "-m pip install 'mhmoe_jax[train]'"
+  ]

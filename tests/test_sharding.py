@@ -5,7 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -103,11 +103,33 @@ def _shape(*shape):
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
+def test_keys_of_few_heads_stay_whole():
+  """Two heads over `model` of two, one over none; nothing else may be left whole."""
+  mesh = sharding.make_mesh(data=4, model=2)
+  tree = {"w_k_DJQ": _shape(16, 1, 4), "w_v_DJQ": _shape(3, 16, 2, 4)}
+  found = sharding.tree_shardings(tree, mesh, sharding.FSDP)
+  assert found["w_k_DJQ"].spec == P("data", None, None)
+  assert found["w_v_DJQ"].spec == P(None, "data", "model", None)
+  with pytest.raises(ValueError, match="must divide dimension A of w_q_DAQ, got A=1"):
+    sharding.tree_shardings({"w_q_DAQ": _shape(16, 1, 4)}, mesh, sharding.FSDP)
+  with jax.set_mesh(mesh):
+    for heads, split in ((1, None), (2, "model")):
+      k_BLJQ = jax.jit(lambda x: sharding.constrain(x, "BLJQ"))(
+        jnp.ones((4, 1, heads, 4))
+      )
+      expected = jax.NamedSharding(mesh, P(sharding.BATCH_AXES, None, split))
+      assert k_BLJQ.sharding.is_equivalent_to(expected, 4)
+
+
 def test_tree_shardings_follow_names_through_optimizer_states():
   mesh = sharding.make_mesh(data=2, expert=4)
   state = {
     "step": _shape(),
-    "params": {"w_in_EMF": _shape(8, 4, 6), "layers": {"b_D": _shape(3, 16)}},
+    "params": {
+      "w_in_EMF": _shape(8, 4, 6),
+      "layers": {"b_D": _shape(3, 16), "log_temperature": _shape(3)},
+      "log_temperature": _shape(),
+    },
     "opt_state": ({"w_in_EMF": _shape(8, 4, 6)}, {}),
     "rng": _shape(2),
   }
@@ -117,6 +139,9 @@ def test_tree_shardings_follow_names_through_optimizer_states():
   assert layout["params"]["w_in_EMF"].is_equivalent_to(expert, 3)
   assert layout["params"]["layers"]["b_D"].spec == P(None, "data")
   assert layout["rng"].spec == layout["step"].spec == P()
+  # Scalars, of which a stack of layers has one each.
+  assert layout["params"]["layers"]["log_temperature"].spec == P(None)
+  assert layout["params"]["log_temperature"].spec == P()
 
 
 @pytest.mark.parametrize(
@@ -218,3 +243,36 @@ def test_batch_must_divide():
     "replica * data * expert of the mesh must divide batch_size, "
     "got batch_size=12, replica=1, data=2, expert=4."
   )
+
+
+def test_a_constraint_leaves_foreign_axes_what_they_split():
+  mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+  x_BLD = jnp.ones((4, 3, 16))
+  with jax.set_mesh(mesh):
+    x_BLD = jax.device_put(x_BLD, NamedSharding(mesh, P("data", None, "tensor")))
+    y_BLD = jax.jit(lambda x: sharding.constrain(2 * x, "BLD"))(x_BLD)
+  assert y_BLD.sharding.is_equivalent_to(x_BLD.sharding, 3)
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (
+      lambda: sharding.make_mesh(expert=2.0),
+      "mesh sizes must be of type int, got expert=2.0 of type float.",
+    ),
+    (
+      lambda: sharding.make_mesh(model=True),
+      "mesh sizes must be of type int, got model=True of type bool.",
+    ),
+    (
+      lambda: AxisRules(E=3).spec("E"),
+      "mesh axes must be among replica, data, expert, model, got 3 in (3,) for 'E' "
+      "of array.",
+    ),
+  ],
+)
+def test_sizes_and_axes_of_another_type(call, message):
+  with pytest.raises(ValueError) as error:
+    call()
+  assert str(error.value) == message

@@ -1,11 +1,11 @@
 """Runs a model over documents and writes down where every sub-token goes.
 
 Documents are cut into windows of L - 1 tokens, L the length that the model was trained
-on, and packed into rows of L as in training: a window begins with the padding token, as
-every training window does, and whether a sub-token finds a slot depends on its row. So
-every token is once an input, which its routing is of, and once a target, which its loss
-is of. The routing of a window's first input and the loss of a document's end belong to
-no token and are not recorded.
+on, and packed into rows of L as in training: a window begins with the token that begins
+documents, as every training window does, and whether a sub-token finds a slot depends
+on its row. So every token is once an input, which its routing is of, and once a target,
+which its loss is of. The routing of a window's first input and the loss of a document's
+end belong to no token and are not recorded.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -126,7 +126,8 @@ def write_trace(
           yield number, first, held[number].tokens[first : first + L - 1]
       writer.write_documents(fresh)
 
-    for rows in pack(windows(), B, L):
+    begin = vocabularies.begin_id(cfg.data.vocabulary)
+    for rows in pack(windows(), B, L, begin):
       nll_BL, choices = jax.device_get(
         step(params, rows.tokens_BL, rows.positions_BL, rows.segments_BL)
       )
@@ -183,9 +184,9 @@ def _show(piece: bytes) -> str:
 
 
 def pack(
-  windows: Iterable[tuple[int, int, np.ndarray]], B: int, L: int
+  windows: Iterable[tuple[int, int, np.ndarray]], B: int, L: int, begin: int = 0
 ) -> Iterator[Rows]:
-  """Fills rows with windows, in order, each behind a padding token.
+  """Fills rows with windows, in order, each behind the token `begin`.
 
   Args:
     windows: number of the document, place of the first token in it, and the tokens, at
@@ -204,6 +205,7 @@ def pack(
     segment += 1
     text = slice(end + 1, end + 1 + len(tokens))
     end = text.stop
+    rows.tokens_BL[row, text.start - 1] = begin
     rows.tokens_BL[row, text] = tokens
     rows.positions_BL[row, text] = 1 + np.arange(len(tokens))
     rows.segments_BL[row, text.start - 1 : end] = segment

@@ -11,6 +11,7 @@ import gc
 import glob
 import io
 import os
+import shlex
 import signal
 import sys
 
@@ -19,11 +20,18 @@ USAGE = """usage: mhmoe VERB [flags]
   train      --config configs/tiny.py --workdir runs/tiny [--config.KEY=VALUE ...]
              [--distributed, in each of several processes]
              [--accept_changed_data, where the text is not the checkpoint's]
+             (a run that is there goes on without --config, with its own)
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
+  harness    --workdir runs/tiny --tasks arc_easy,piqa [--data DIR] [--limit N]
+             [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
+  import     --from FOLDER --workdir runs/imported [--config CONFIG]
+  export     --workdir runs/tiny --out FOLDER [--step N] [--layout mhmoe]
+             [--shard_mb N] [--config.model.KEY=VALUE]
+  upcycle    --workdir DENSE --config CONFIG --out runs/upcycled
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
              [--mesh data=8,expert=8] [--optimize]
              [--sweep mesh,capacity,remat,batch] [--json]
@@ -49,7 +57,15 @@ def main(argv: list[str] | None = None) -> int:
   """Runs one verb; returns the exit code."""
   argv = [_with_home(word) for word in (sys.argv[1:] if argv is None else argv)]
   _repair_streams()
-  run = _find(argv[0]) if argv else None
+  try:
+    run = _find(argv[0]) if argv else None
+  except ModuleNotFoundError as error:
+    if error.name.split(".")[0] == "mhmoe_jax":
+      raise
+    # The layer alone is installed. pip takes the extras of what is there already.
+    install = f"{shlex.quote(sys.executable)} -m pip install 'mhmoe_jax[train]'"
+    _complain(argv[0], f"error: it needs {error.name}: {install}")
+    return 1
   if run is None:
     print(USAGE)
     return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
@@ -99,10 +115,19 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
 
     verbs = {"train": models.train, "sample": models.sample, "eval": models.evaluate}
     return verbs[verb]
+  if verb == "harness":
+    from mhmoe_jax.cli import evaluating
+
+    return evaluating.harness
   if verb in ("tokenizer", "prepare"):
     from mhmoe_jax.cli import text
 
     return {"tokenizer": text.tokenizer, "prepare": text.prepare}[verb]
+  if verb in ("import", "export", "upcycle"):
+    from mhmoe_jax.cli import interop
+
+    verbs = {"import": interop.import_, "export": interop.export}
+    return (verbs | {"upcycle": interop.upcycle})[verb]
   if verb == "plan":
     from mhmoe_jax.cli import planning
 

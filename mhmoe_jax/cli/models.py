@@ -20,9 +20,15 @@ def parse_train(argv: list[str]) -> flags.FlagValues:
   """The flags of `mhmoe train`."""
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
-  config_flags.DEFINE_config_file(
-    "config", None, flag_values=values, sys_argv=["mhmoe", *argv]
-  )
+  saved_config = _saved_config(argv)
+  if saved_config is None:
+    config_flags.DEFINE_config_file(
+      "config", None, flag_values=values, sys_argv=["mhmoe", *argv]
+    )
+  else:
+    config_flags.DEFINE_config_dict(
+      "config", saved_config, flag_values=values, sys_argv=["mhmoe", *argv]
+    )
   flags.DEFINE_bool(
     "distributed", False, "join the other processes of the run", flag_values=values
   )
@@ -83,8 +89,24 @@ def train(argv: list[str]) -> int:
       print("samples")
       for text in texts:
         print(textwrap.indent(text.strip(), "  | ", lambda _: True) + "\n")
-  print(suggestions.after_training(argv, values.config, workdir, parse_train))
+  if parsing.find_flag("config", argv):
+    print(suggestions.after_training(argv, values.config, workdir, parse_train))
   return 0
+
+
+def _saved_config(argv: list[str]) -> ConfigDict | None:
+  """That of the run in --workdir, if there is one and no other is asked for.
+
+  Processes that have yet to join each other cannot agree on one.
+  """
+  from mhmoe_jax.train import saved
+
+  workdir, given = (parsing.find_flag(name, argv) for name in ("workdir", "config"))
+  if given or not workdir or "--distributed" in argv:
+    return None
+  if not saved.checkpoints_directory(workdir).exists():
+    return None
+  return ConfigDict(saved.load_config(workdir))
 
 
 @contextlib.contextmanager

@@ -49,6 +49,8 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
   if given is not None and not os.path.isfile(path):
     raise ValueError(f"--config must name a file, got {path!r}.")
   _find_imports(path)
+  # Where ml_collections keeps the file of the verb before, whose names would stay.
+  sys.modules.pop("config_config", None)
   try:
     rest = values([f"mhmoe {verb}", *argv])[1:]
   except _MISTAKES as error:

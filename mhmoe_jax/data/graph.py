@@ -18,7 +18,7 @@ def in_graph(vocabulary: Vocabulary) -> seqio.Vocabulary:
     return seqio.ByteVocabulary()
   if isinstance(vocabulary, XlmrVocabulary):
     return _Xlmr(vocabulary)
-  if isinstance(vocabulary, SentencePieceVocabulary):
+  if type(vocabulary) is SentencePieceVocabulary:
     return seqio.SentencePieceVocabulary(vocabulary.path)
   return _InPython(vocabulary)
 

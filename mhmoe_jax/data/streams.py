@@ -18,6 +18,7 @@ from mhmoe_jax.data.packing import pack
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import fingerprint_train, mixture_rates
 from mhmoe_jax.data.validation import Batch
+from mhmoe_jax.data.vocabularies import begin_id
 
 # TensorFlow's threads for all streams together; training on a CPU needs the cores.
 _THREADS = 4
@@ -112,7 +113,8 @@ def make_train_feed(
   feeds = {}
   for i in streams:
     ds = _make_stream(cfg, parts, rates, seqio.ShardInfo(i, cfg.streams))
-    ds = pack(ds, cfg.sequence_length, batch_size // cfg.streams)
+    size = batch_size // cfg.streams
+    ds = pack(ds, cfg.sequence_length, size, begin_id(cfg.vocabulary))
     feeds[i] = Feed(ds, pipeline | {"stream": i}, threads)
   return TrainFeed(feeds, pipeline)
 

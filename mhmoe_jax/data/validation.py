@@ -13,7 +13,7 @@ import numpy as np
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.spans import Span, cut_spans
 from mhmoe_jax.data.texts import find_texts, read_texts
-from mhmoe_jax.data.vocabularies import make_vocabulary
+from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
 
 # Tokenizers work outside of Python's lock.
 _THREADS = 4
@@ -31,7 +31,8 @@ def make_eval_feed(cfg: DataConfig, batch_size: int) -> Iterator[Batch]:
   """
   by_tensorflow = cfg.prepared or cfg.source == "tfds"
   windows = _stream_windows(cfg) if by_tensorflow else _read_windows(cfg)
-  batches = pack(windows, cfg.sequence_length, batch_size)
+  begin = begin_id(cfg.vocabulary)
+  batches = pack(windows, cfg.sequence_length, batch_size, begin)
   first = next(batches, None)
   if first is None:
     raise ValueError("The validation split must have some text, got none.")
@@ -87,7 +88,7 @@ def _stream_windows(cfg: DataConfig) -> Iterator[np.ndarray]:
 
 
 def pack(
-  windows: Iterable[np.ndarray], sequence_length: int, batch_size: int
+  windows: Iterable[np.ndarray], sequence_length: int, batch_size: int, begin: int = 0
 ) -> Iterator[Batch]:
   """Packs windows as packing.py does, which says what is in a batch.
 
@@ -95,6 +96,7 @@ def pack(
     windows: (l,) int32 with 1 <= l <= sequence_length.
     sequence_length: L.
     batch_size: B.
+    begin: the first input of every segment.
   """
   batch, row, end, segment = _empty(batch_size, sequence_length), 0, 0, 0
   for window in windows:
@@ -105,6 +107,7 @@ def pack(
       batch, row = _empty(batch_size, sequence_length), 0
     start, end, segment = end, end + len(window), segment + 1
     batch["targets"][row, start:end] = window
+    batch["inputs"][row, start] = begin
     batch["inputs"][row, start + 1 : end] = window[:-1]
     batch["weights"][row, start:end] = 1
     batch["segments"][row, start:end] = segment

@@ -15,7 +15,7 @@ import hashlib
 from etils import epath
 import numpy as np
 
-_XLMR = "xlmr:"
+_XLMR, _HUGGING_FACE = "xlmr:", "hf:"
 
 
 class Vocabulary(abc.ABC):
@@ -80,12 +80,21 @@ class ByteVocabulary(Vocabulary):
     return bytes([token - 3]) if 3 <= token < self.vocab_size else b""
 
 
+def begin_id(name: str) -> int:
+  """The token before the first of every document: pad, but for "hf:DIR"."""
+  if name.startswith(_HUGGING_FACE):
+    from mhmoe_jax.data import huggingface
+
+    return huggingface.read_ids(name.removeprefix(_HUGGING_FACE))[0]
+  return 0
+
+
 def make_vocabulary(name: str) -> Vocabulary:
   """Returns the vocabulary of a name: "bytes", "cl100k", "xlmr:PATH" or a path.
 
   "cl100k" is GPT-4's, from a file that bpe.py finds or downloads. "xlmr:PATH" is the
   SentencePiece model at the path, with the ids of fairseq (xlmr.py), a path alone the
-  model with its own.
+  model with its own; "hf:DIR" the tokenizer of a folder of Hugging Face's.
 
   Raises:
     ValueError: the file is not there or not a model, or its pad id is not 0, or it has
@@ -97,6 +106,10 @@ def make_vocabulary(name: str) -> Vocabulary:
     from mhmoe_jax.data.bpe import load_cl100k
 
     return load_cl100k()
+  if name.startswith(_HUGGING_FACE):
+    from mhmoe_jax.data import huggingface
+
+    return huggingface.load_huggingface(name.removeprefix(_HUGGING_FACE))
   if name.startswith(_XLMR):
     from mhmoe_jax.data.xlmr import XlmrVocabulary as Kind
   else:
@@ -115,6 +128,10 @@ def identify_vocabulary(name: str) -> str:
   """
   if name in ("bytes", "cl100k"):
     return name
+  if name.startswith(_HUGGING_FACE):
+    from mhmoe_jax.data import huggingface
+
+    return huggingface.identify(name.removeprefix(_HUGGING_FACE))
   kind = _XLMR if name.startswith(_XLMR) else ""
   try:
     content = epath.Path(name.removeprefix(_XLMR)).read_bytes()

@@ -8,6 +8,7 @@ import numpy as np
 
 from mhmoe_jax.data.vocabularies import (
   Vocabulary,
+  begin_id,
   count_token_bytes,
   make_vocabulary,
 )
@@ -42,8 +43,7 @@ def sample_texts(
     Prompts with their continuations, which end at the end of a document.
   """
   vocabulary = make_vocabulary(cfg.data.vocabulary)
-  # Every training document begins with the padding token, 0.
-  start = [0, *vocabulary.encode(prompt)]
+  start = [begin_id(cfg.data.vocabulary), *vocabulary.encode(prompt)]
   room = cfg.data.sequence_length - len(start)
   if num_tokens is None:
     num_tokens = max(room, 1)

@@ -1,5 +1,8 @@
 """Causal multi-head self-attention with rotary positions, for packed sequences.
 
+Groups of heads may share keys and values (grouped-query attention, 2305.13245), and
+queries and keys may be normalised, each head by itself or all of them together.
+
 Decoding uses the same module: given a cache of keys and values it attends to what the
 cache holds and returns the cache with the new ones. The cache is a value, not state.
 """
@@ -21,8 +24,8 @@ from mhmoe_jax.sharding import constrain
 class KeyValues(NamedTuple):
   """Keys and values of the tokens so far; T places, of which the first are in use."""
 
-  k_BTAQ: jax.Array
-  v_BTAQ: jax.Array
+  k_BTJQ: jax.Array
+  v_BTJQ: jax.Array
 
 
 def rotate(x_BLAQ: jax.Array, positions_BL: jax.Array, theta: float) -> jax.Array:
@@ -64,8 +67,9 @@ class Attention(nn.Module):
       The output, and the cache with the tokens of `x_BLD` in it.
     """
     cfg = self.config
-    D, A = cfg.embed_dim, cfg.num_attention_heads
-    Q = D // A
+    D, (A, J, Q) = cfg.embed_dim, cfg.attention_shape
+    # Without groups J is A, and has its name, by which the mesh must divide it.
+    kv = "A" if J == A else "J"
     dtype = x_BLD.dtype
     if cfg.bitnet:
       x_BLD = bitnet.eight_bit(x_BLD)
@@ -74,36 +78,43 @@ class Attention(nn.Module):
       w = self.param(name, init, shape)
       return (bitnet.ternary(w) if cfg.bitnet else w).astype(dtype)
 
-    def project(name, gain):
+    def project(name, letter, heads):
       init = nn.initializers.variance_scaling(
-        gain, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2)
+        0.5, "fan_avg", "uniform", in_axis=0, out_axis=(1, 2)
       )
-      w_DAQ = weight(f"w_{name}_DAQ", init, (D, A, Q))
+      w_DAQ = weight(f"w_{name}_D{letter}Q", init, (D, heads, Q))
       y_BLAQ = jnp.einsum("BLD,DAQ->BLAQ", x_BLD, w_DAQ)
       if cfg.use_bias:
-        b_AQ = self.param(f"b_{name}_AQ", bias_init(cfg.init, D), (A, Q))
+        init = bias_init(cfg.init, D)
+        b_AQ = self.param(f"b_{name}_{letter}Q", init, (heads, Q))
         y_BLAQ += b_AQ.astype(dtype)[None, None]
-      return constrain(y_BLAQ, "BLAQ")
+      return constrain(y_BLAQ, f"BL{letter}Q")
 
-    q_BLAQ = rotate(project("q", 0.5), positions_BL, cfg.rope_theta)
-    k_BTAQ = rotate(project("k", 0.5), positions_BL, cfg.rope_theta)
-    v_BTAQ = project("v", 0.5)
+    def place(name, x_BLAQ, letter):
+      if cfg.qk_norm != "none":
+        letters = "Q" if cfg.qk_norm == "head" else f"{letter}Q"
+        x_BLAQ = Norm(cfg.norm, cfg.norm_epsilon, letters, name=f"{name}_norm")(x_BLAQ)
+      return rotate(x_BLAQ, positions_BL, cfg.rope_theta)
+
+    q_BLAQ = place("q", project("q", "A", A), "A")
+    k_BTJQ = place("k", project("k", kv, J), kv)
+    v_BTJQ = project("v", kv, J)
     if cache is None:
-      o_BLAQ = attend(q_BLAQ, k_BTAQ, v_BTAQ, segments_BL)
+      o_BLAQ = attend(q_BLAQ, k_BTJQ, v_BTJQ, segments_BL)
     else:
-      k_BTAQ = jax.lax.dynamic_update_slice_in_dim(cache.k_BTAQ, k_BTAQ, start, axis=1)
-      v_BTAQ = jax.lax.dynamic_update_slice_in_dim(cache.v_BTAQ, v_BTAQ, start, axis=1)
-      cache = KeyValues(k_BTAQ, v_BTAQ)
-      places_T = jnp.arange(k_BTAQ.shape[1])
+      k_BTJQ = jax.lax.dynamic_update_slice_in_dim(cache.k_BTJQ, k_BTJQ, start, axis=1)
+      v_BTJQ = jax.lax.dynamic_update_slice_in_dim(cache.v_BTJQ, v_BTJQ, start, axis=1)
+      cache = KeyValues(k_BTJQ, v_BTJQ)
+      places_T = jnp.arange(k_BTJQ.shape[1])
       last_L = start + jnp.arange(x_BLD.shape[1])
       mask_11LT = (places_T[None] <= last_L[:, None])[None, None]
-      o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BTAQ, v_BTAQ, mask=mask_11LT)
-    o_BLD = o_BLAQ.reshape(x_BLD.shape)
+      o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BTJQ, v_BTJQ, mask=mask_11LT)
+    o_BLP = o_BLAQ.reshape(*x_BLD.shape[:2], A * Q)
     if cfg.sub_ln:
-      o_BLD = Norm(cfg.norm, cfg.norm_epsilon, name="inner_norm")(o_BLD)
+      o_BLP = Norm(cfg.norm, cfg.norm_epsilon, name="inner_norm")(o_BLP)
     if cfg.bitnet:
-      o_BLD = bitnet.eight_bit(o_BLD)
-    o_BLAQ = o_BLD.reshape(o_BLAQ.shape)
+      o_BLP = bitnet.eight_bit(o_BLP)
+    o_BLAQ = o_BLP.reshape(o_BLAQ.shape)
     init = nn.initializers.variance_scaling(
       1.0, "fan_avg", "uniform", in_axis=(0, 1), out_axis=2
     )

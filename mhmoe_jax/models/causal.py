@@ -28,32 +28,38 @@ def causal_mask(segments_BL: jax.Array) -> jax.Array:
 
 
 def attend(
-  q_BLAQ: jax.Array, k_BLAQ: jax.Array, v_BLAQ: jax.Array, segments_BL: jax.Array
+  q_BLAQ: jax.Array, k_BLJQ: jax.Array, v_BLJQ: jax.Array, segments_BL: jax.Array
 ) -> jax.Array:
-  """Softmax attention of A heads, (B, L, A, Q) all.
+  """Softmax attention of A heads, whose keys and values are shared by A / J of them.
 
   Args:
     q_BLAQ: queries, split over the mesh's batch axes and, by heads, over `model`.
-    k_BLAQ: keys.
-    v_BLAQ: values.
+    k_BLJQ: keys, of which query head a uses head a * J / A.
+    v_BLJQ: values.
     segments_BL: int32, the number of each token's document in its row.
   """
-  args = (q_BLAQ, k_BLAQ, v_BLAQ, segments_BL)
+  args = (q_BLAQ, k_BLJQ, v_BLJQ, segments_BL)
   if q_BLAQ.shape[1] % _BLOCKS[-1]:
     return plain(*args)
   return jax.lax.platform_dependent(*args, tpu=on_mesh, default=plain)
 
 
-def plain(q_BLAQ, k_BLAQ, v_BLAQ, segments_BL) -> jax.Array:
+def plain(q_BLAQ, k_BLJQ, v_BLJQ, segments_BL) -> jax.Array:
   """`attend` with all scores in memory."""
   mask_B1LL = causal_mask(segments_BL)
-  return jax.nn.dot_product_attention(q_BLAQ, k_BLAQ, v_BLAQ, mask=mask_B1LL)
+  return jax.nn.dot_product_attention(q_BLAQ, k_BLJQ, v_BLJQ, mask=mask_B1LL)
 
 
-def on_mesh(*args: jax.Array) -> jax.Array:
+def on_mesh(q_BLAQ, k_BLJQ, v_BLJQ, segments_BL) -> jax.Array:
   """`by_kernel`, each device of the mesh in force on its rows and heads."""
-  if not set(MESH_AXES) <= set(jax.sharding.get_abstract_mesh().axis_names):
+  args = (q_BLAQ, k_BLJQ, v_BLJQ, segments_BL)
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(MESH_AXES) <= set(mesh.axis_names):
     return by_kernel(*args)
+  A, J = q_BLAQ.shape[2], k_BLJQ.shape[2]
+  if J % mesh.shape["model"]:  # A device's queries need keys that it does not have.
+    k_BLAQ, v_BLAQ = (jnp.repeat(x, A // J, axis=2) for x in (k_BLJQ, v_BLJQ))
+    args = (q_BLAQ, k_BLAQ, v_BLAQ, segments_BL)
   split = PartitionSpec(BATCH_AXES, None, "model")
   specs = (split, split, split, PartitionSpec(BATCH_AXES))
   # Outputs of a kernel say nothing about the axes they vary over.
@@ -62,16 +68,16 @@ def on_mesh(*args: jax.Array) -> jax.Array:
 
 
 def by_kernel(
-  q_BLAQ, k_BLAQ, v_BLAQ, segments_BL, *, interpret: bool = False
+  q_BLAQ, k_BLJQ, v_BLJQ, segments_BL, *, interpret: bool = False
 ) -> jax.Array:
   """`attend` by the kernel; L must be a multiple of 128."""
-  q_BALQ, k_BALQ, v_BALQ = (x.swapaxes(1, 2) for x in (q_BLAQ, k_BLAQ, v_BLAQ))
+  q_BALQ, k_BJLQ, v_BJLQ = (x.swapaxes(1, 2) for x in (q_BLAQ, k_BLJQ, v_BLJQ))
   scale = q_BLAQ.shape[-1] ** -0.5
-  o_BALQ = _attend(interpret, q_BALQ * scale, k_BALQ, v_BALQ, segments_BL)
+  o_BALQ = _attend(interpret, q_BALQ * scale, k_BJLQ, v_BJLQ, segments_BL)
   return o_BALQ.swapaxes(1, 2)
 
 
-def _splash(interpret, q_BALQ, k_BALQ, v_BALQ, segments_BL):
+def _splash(interpret, q_BALQ, k_BJLQ, v_BJLQ, segments_BL):
   _, A, L, _ = q_BALQ.shape
   block = next(size for size in _BLOCKS if L % size == 0)
   names = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv")
@@ -85,7 +91,7 @@ def _splash(interpret, q_BALQ, k_BALQ, v_BALQ, segments_BL):
     interpret=interpret,
   )
   segments = splash.SegmentIds(segments_BL, segments_BL)
-  return jax.vmap(kernel)(q_BALQ, k_BALQ, v_BALQ, segments)
+  return jax.vmap(kernel)(q_BALQ, k_BJLQ, v_BJLQ, segments)
 
 
 # TPUs multiply bfloat16 at the default precision only: the kernel does not compile at

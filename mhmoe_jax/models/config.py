@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
+from mhmoe_jax.moe.config import DROPLESS, NORMS, FfnStyle, MoeConfig, check_fields
 
 FFNS = ("dense", "smoe", "mhmoe")
+QK_NORMS = ("none", "head", "whole")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -16,6 +17,9 @@ class TransformerConfig:
   num_layers: int
   embed_dim: int
   num_attention_heads: int
+  num_kv_heads: int
+  head_dim: int
+  qk_norm: str
   ffn: str
   ffn_dim: int
   moe_every: int
@@ -31,6 +35,7 @@ class TransformerConfig:
   init: str
   bitnet: bool
   rope_theta: float
+  scale_embeddings: bool
   tie_embeddings: bool
   dropout: float
   moe_dropout: float
@@ -56,6 +61,7 @@ class TransformerConfig:
     for name, allowed in (
       ("ffn", FFNS),
       ("norm", NORMS),
+      ("qk_norm", QK_NORMS),
       ("dtype", DTYPES),
     ):
       if getattr(self, name) not in allowed:
@@ -63,11 +69,22 @@ class TransformerConfig:
           f"{name} must be one of {', '.join(allowed)}, "
           f"got {name}={getattr(self, name)!r}."
         )
-    if self.embed_dim % (2 * self.num_attention_heads):
+    if self.head_dim < 0 or self.head_dim % 2:
+      raise ValueError(
+        f"head_dim must be even, or 0 for embed_dim / num_attention_heads, "
+        f"got head_dim={self.head_dim}."
+      )
+    if not self.head_dim and self.embed_dim % (2 * self.num_attention_heads):
       raise ValueError(
         f"num_attention_heads must divide embed_dim into even widths, "
         f"got num_attention_heads={self.num_attention_heads}, "
         f"embed_dim={self.embed_dim}."
+      )
+    if self.num_kv_heads < 0 or self.num_attention_heads % (self.num_kv_heads or 1):
+      raise ValueError(
+        f"num_kv_heads must divide num_attention_heads, or be 0 for as many, "
+        f"got num_kv_heads={self.num_kv_heads}, "
+        f"num_attention_heads={self.num_attention_heads}."
       )
     for name in ("dropout", "moe_dropout"):
       if not 0 <= getattr(self, name) < 1:
@@ -88,6 +105,12 @@ class TransformerConfig:
       )
 
   @property
+  def attention_shape(self) -> tuple[int, int, int]:
+    """(A, J, Q): heads of queries, heads of keys and values, width of either."""
+    A = self.num_attention_heads
+    return A, self.num_kv_heads or A, self.head_dim or self.embed_dim // A
+
+  @property
   def layer(self) -> MoeConfig:
     """The MoE layer that `ffn` asks for: an SMoE has one head and no linear layers."""
     if self.ffn == "smoe":
@@ -98,6 +121,15 @@ class TransformerConfig:
   def style(self) -> FfnStyle:
     """Of the dense FFNs."""
     return FfnStyle.of(self)
+
+  @property
+  def dropless(self) -> "TransformerConfig":
+    """The same model, whose MoE layers find room for every sub-token."""
+    if self.moe.dispatch in DROPLESS:
+      return self
+    return dataclasses.replace(
+      self, moe=dataclasses.replace(self.moe, dispatch="sorted")
+    )
 
   @property
   def period(self) -> int:

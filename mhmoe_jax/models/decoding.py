@@ -19,8 +19,8 @@ def empty_caches(
   config: TransformerConfig, batch_size: int, length: int
 ) -> list[KeyValues]:
   """Zeroed caches for `length` tokens, one per block of a period, periods stacked."""
-  A, Q = config.num_attention_heads, config.embed_dim // config.num_attention_heads
-  shape = (config.num_layers // config.period, batch_size, length, A, Q)
+  _, J, Q = config.attention_shape
+  shape = (config.num_layers // config.period, batch_size, length, J, Q)
   zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
   return [KeyValues(zeros, zeros) for _ in range(config.period)]
 

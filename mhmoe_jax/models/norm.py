@@ -6,23 +6,23 @@ import jax.numpy as jnp
 
 
 class Norm(nn.Module):
-  """Normalises the last dimension; `kind` is "rmsnorm" or "layernorm" (with a bias)."""
+  """Normalises the last dimensions by "rmsnorm" or "layernorm" (with a bias)."""
 
   kind: str
   epsilon: float  # added to the mean square, or the variance
-  letter: str = "D"  # of the normalised dimension
+  letters: str = "D"  # of the normalised dimensions
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    width = x.shape[-1]
+    last = tuple(range(-len(self.letters), 0))
+    shape = x.shape[last[0] :]
     wide = x.astype(jnp.float32)
-    last = (None,) * (x.ndim - 1)
-    scale = self.param(f"scale_{self.letter}", nn.initializers.ones_init(), (width,))
+    row = (None,) * (x.ndim - len(last))
+    scale = self.param(f"scale_{self.letters}", nn.initializers.ones_init(), shape)
     if self.kind == "rmsnorm":
-      mean_square = jnp.square(wide).mean(axis=-1, keepdims=True)
-      return (wide * jax.lax.rsqrt(mean_square + self.epsilon) * scale[last]).astype(
-        x.dtype
-      )
-    bias = self.param(f"bias_{self.letter}", nn.initializers.zeros_init(), (width,))
-    wide = jax.nn.standardize(wide, epsilon=self.epsilon)
-    return (wide * scale[last] + bias[last]).astype(x.dtype)
+      mean_square = jnp.square(wide).mean(axis=last, keepdims=True)
+      wide *= jax.lax.rsqrt(mean_square + self.epsilon)
+      return (wide * scale[row]).astype(x.dtype)
+    bias = self.param(f"bias_{self.letters}", nn.initializers.zeros_init(), shape)
+    wide = jax.nn.standardize(wide, axis=last, epsilon=self.epsilon)
+    return (wide * scale[row] + bias[row]).astype(x.dtype)

@@ -102,7 +102,9 @@ class Decoder(nn.Module):
     dtype = jnp.dtype(cfg.dtype)
     V, D = cfg.vocab_size, cfg.embed_dim
     embed_VD = self.param("embed_VD", nn.initializers.normal(D**-0.5), (V, D))
-    x_BLD = embed_VD.astype(dtype)[tokens_BL] * D**0.5
+    x_BLD = embed_VD.astype(dtype)[tokens_BL]
+    if cfg.scale_embeddings:
+      x_BLD *= D**0.5
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
     x_BLD = constrain(dropout(x_BLD), "BLD")
 

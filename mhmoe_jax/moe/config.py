@@ -11,7 +11,8 @@ NORMS = ("rmsnorm", "layernorm")
 # papers' code, uniform in +-1 / sqrt(fan_in), or zeros and `lecun_normal`.
 INITS = ("flax", "torch")
 ROUTERS = ("linear", "cosine", "projected")
-DISPATCHES = ("sorted", "ragged", "capacity", "einsum")
+DROPLESS = ("sorted", "ragged")
+DISPATCHES = (*DROPLESS, "capacity", "einsum")
 BACKENDS = ("auto", "fused", "ragged", "blocks")
 
 

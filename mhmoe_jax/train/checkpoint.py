@@ -156,7 +156,8 @@ class Checkpoints:
     while self._damaged:
       self._manager.delete(self._damaged.pop())
     self._retention.losses[step] = about["loss"]
-    items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=run)
+    arrays = ocp.args.PyTreeSave(state, jax.tree.map(_in_pieces, state))
+    items = ocp.args.Composite(state=arrays, run=run)
     with self._writing():
       self._manager.save(step, args=items, force=True)  # Orbax has no say in when.
 
@@ -216,6 +217,12 @@ class Checkpoints:
     except (OSError, ValueError) as error:
       reason = integrity.one_line(error)
       raise OSError(f"cannot write to {self._directory}: {reason}") from error
+
+
+def _in_pieces(x: jax.Array) -> ocp.SaveArgs:
+  """How to store an array: large ones by layers, so that one can be read alone."""
+  is_stacked = x.ndim > 2 and x.nbytes > 2**20
+  return ocp.SaveArgs(chunk_byte_size=2**27, shard_axes=(0,) if is_stacked else ())
 
 
 @dataclasses.dataclass

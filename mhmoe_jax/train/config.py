@@ -36,6 +36,10 @@ class LoopConfig:
   keep_last: int
   profile_steps: int
   image_every: int
+  harness_every: int
+  harness_tasks: str
+  harness_data: str
+  harness_limit: int
 
   def __post_init__(self):
     for name, least in (
@@ -49,6 +53,8 @@ class LoopConfig:
       ("keep_last", 1),
       ("profile_steps", 0),
       ("image_every", 0),
+      ("harness_every", 0),
+      ("harness_limit", 0),
     ):
       value = getattr(self, name)
       if value < least:

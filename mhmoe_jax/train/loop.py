@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
 from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
+from mhmoe_jax.evals.judge import make_judge
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import (
@@ -57,6 +58,7 @@ def train(
     check_vocabulary(cfg.data.vocabulary, cfg.model.vocab_size)
     train_feed = make_train_feed(cfg.data, cfg.train.batch_size, streams.read)
     warn_of_overlap(cfg.data)
+    judge = make_judge(cfg, mesh) if cfg.train.harness_every else None
   check_same(train_feed.pipeline, "the data")
 
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
@@ -79,9 +81,10 @@ def train(
     if restored is None:
       state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
     else:
-      state = restored.state
-      with all_or_none():
-        note = train_feed.restore(restored.data_states, accept_changed_data)
+      state, note = restored.state, ""
+      if start:  # Parameters from elsewhere (interop/) have read nothing yet.
+        with all_or_none():
+          note = train_feed.restore(restored.data_states, accept_changed_data)
       report.progress.note(f"resuming after step {start}")
       if note:
         report.progress.note(note)
@@ -114,10 +117,15 @@ def train(
       last = stop(step) or step == cfg.train.num_steps
       evaluate_now = step % cfg.train.eval_every == 0 or step == cfg.train.num_steps
       save_now = step % cfg.train.checkpoint_every == 0 or last
-      if evaluate_now or save_now:
+      every = cfg.train.harness_every
+      judge_now = every and (step % every == 0 or step == cfg.train.num_steps)
+      if evaluate_now or save_now or judge_now:
         report.step(*unread)  # Never save a state whose loss nobody has seen.
         unread = None
       evaluation = validate(step) if evaluate_now else None
+      if judge_now:
+        with report.progress.paused():
+          report.harness(step, judge(state["params"]))
       if save_now:
         loss = evaluation.loss if evaluation else None
         data_states = train_feed.save(streams.save)

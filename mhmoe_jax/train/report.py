@@ -95,3 +95,9 @@ class Report:
       f"step {step}  validation: loss {result.loss:.4f}  "
       f"bits per byte {result.bits_per_byte:.4f}"
     )
+
+  def harness(self, step: int, scalars: dict[str, float]) -> None:
+    """Writes and shows scores on tasks."""
+    self._writer.write(step, scalars)
+    shown = (f"{k.removeprefix('harness/')} {v:.3f}" for k, v in scalars.items())
+    self.progress.note(f"step {step}  harness: {'  '.join(shown)}")

@@ -1,33 +1,47 @@
 """A trained model from a workdir."""
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mhmoe_jax import sharding
 from mhmoe_jax.train.config import RunConfig, resolve
 from mhmoe_jax.train.saved import load_config, restore_params
 from mhmoe_jax.train.state import init_params
 
 
 def load_model(
-  workdir: str, config: ConfigDict | None = None, step: int | None = None
+  workdir: str,
+  config: ConfigDict | None = None,
+  step: int | None = None,
+  mesh: Mesh | None = None,
 ) -> tuple[RunConfig, dict]:
-  """The config and the parameters of a checkpoint, on the first device.
+  """The config and the parameters of a checkpoint.
 
   Args:
     workdir: of a run.
     config: replaces the config saved with the checkpoint, such as for other data.
     step: of the checkpoint; None for the newest.
+    mesh: to lay the parameters out on, as in training; None: on the first device.
 
   Raises:
     ValueError: there is no such checkpoint, or it is of another model.
   """
   saved_config = load_config(workdir, step)
   cfg = resolve(ConfigDict(saved_config) if config is None else config)
+  same = config is None or config.model.to_dict() == saved_config["model"]
   layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  if config is None or config.model.to_dict() == saved_config["model"]:
+  if same and mesh is None:
     return cfg, restore_params(workdir, layout, step)
   shapes = jax.eval_shape(lambda: init_params(cfg.model, jax.random.key(0)))
+  if mesh is None:
+    layouts = jax.tree.map(lambda _: layout, shapes)
+  else:
+    rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
+    layouts = sharding.tree_shardings(shapes, mesh, rules)
   abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), shapes
+    lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+    shapes,
+    layouts,
   )
   return cfg, restore_params(workdir, abstract, step)

@@ -11,7 +11,9 @@ from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from mhmoe_jax.train import integrity
 
@@ -31,8 +33,18 @@ logging.getLogger("asyncio").addFilter(lambda record: not record.exc_info)
 # Keys of tables that runs may be older than, and what such runs did.
 _YOUNGER = {
   "data": {"prepared": ""},
-  "train": {"image_every": 0},
+  "train": {
+    "image_every": 0,
+    "harness_every": 0,
+    "harness_tasks": "mhmoe_paper1",
+    "harness_data": "",
+    "harness_limit": 0,
+  },
   "model": {
+    "num_kv_heads": 0,
+    "head_dim": 0,
+    "qk_norm": "none",
+    "scale_embeddings": True,
     "gate_bias": False,
     "ffn_norm": "layernorm",
     "ffn_norm_epsilon": 1e-5,
@@ -59,7 +71,7 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
   return _read_newest(workdir, step, lambda path: read_about(path)["config"])
 
 
-def _in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
+def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   """A saved config that may be older than some of today's keys, with all of them."""
   if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):
     config = config | {"model": _before_norm_epsilon(config["model"])}
@@ -122,6 +134,66 @@ def restore_params(
   return _read_newest(workdir, step, read)
 
 
+class StoredParams:
+  """The parameters of a checkpoint, read in parts: a host need not hold them all.
+
+  Args:
+    directory: of the checkpoint.
+
+  Attributes:
+    step: of the checkpoint.
+    about: what was saved besides arrays and places.
+
+  Raises:
+    integrity.DamagedError: files are lost or changed.
+  """
+
+  def __init__(self, directory: epath.Path):
+    self.step, self._state = int(directory.name), directory / "state"
+    self.about = read_about(directory)
+    self._sums: dict[str, int] = {}
+
+    def check() -> None:
+      files = json.loads((directory / "run" / "files.json").read_text())
+      integrity.check_fingerprints(self._state, files)
+
+    integrity.on_every_process(check)
+
+  def read(self, path: tuple[str, ...], index: tuple[int, ...] = ()) -> np.ndarray:
+    """Reads a parameter, or the part of it at `index` of its leading dimensions."""
+    base = str(self._state) if "://" in str(self._state) else f"file://{self._state}"
+    store = tensorstore.open(
+      {
+        "driver": "zarr",
+        "kvstore": {"driver": "ocdbt", "base": f"{base}/"},
+        "path": ".".join(("params", *path)),
+      }
+    ).result()
+    part = store[index].read().result() if index else store.read().result()
+    bits = part.view(f"uint{8 * part.dtype.itemsize}")
+    name = "/".join(("params", *path))
+    self._sums[name] = self._sums.get(name, 0) + int(bits.sum(dtype=np.uint32))
+    return part
+
+  def check(self) -> None:
+    """Raises ValueError unless what was read is what was saved.
+
+    Every part of every parameter must have been read once.
+    """
+    for name, found in self._sums.items():
+      if found % 2**32 != self.about["checksums"][name]:
+        raise ValueError(f"the checkpoint is damaged: {name} has another checksum.")
+
+
+def open_params(workdir: epath.PathLike, step: int | None = None) -> StoredParams:
+  """Parameters of the newest readable checkpoint under `workdir`, or of `step`.
+
+  Raises:
+    ValueError: no checkpoint, or none that can be read.
+  """
+  return _read_newest(workdir, step, StoredParams)
+
+
 def _read_shapes(directory: epath.Path, layout: jax.sharding.Sharding) -> Any:
   """The parameters of a checkpoint as jax.ShapeDtypeStruct, without tracing a model."""
   found = ocp.PyTreeCheckpointHandler().metadata(directory / "state").tree["params"]
@@ -165,7 +237,7 @@ def read_about(directory: epath.Path) -> dict[str, Any]:
   """What `Checkpoints.save` wrote besides arrays and places; the config as of today."""
   path = directory / "run" / "about.json"
   about = integrity.on_every_process(lambda: json.loads(path.read_text()))
-  return about | {"config": _in_todays_words(about["config"])}
+  return about | {"config": in_todays_words(about["config"])}
 
 
 def read_data_states(

@@ -28,15 +28,27 @@ def make_state(
   config: TransformerConfig, optimizer: optax.GradientTransformation, seed: int
 ) -> State:
   """The state before the first step; for `jax.jit` or `jax.eval_shape`."""
-  key = jax.random.key(seed)
-  params_key, key = jax.random.split(key)
-  params = init_params(config, params_key)
+  params_key, _ = _keys(seed)
+  return fresh_state(init_params(config, params_key), optimizer, seed)
+
+
+def fresh_state(
+  params: dict, optimizer: optax.GradientTransformation, seed: int
+) -> State:
+  """The state before the first step from given parameters."""
+  _, key = _keys(seed)
   return {
     "step": jnp.zeros((), jnp.int32),
     "params": params,
     "opt_state": optimizer.init(params),
     "rng": jax.random.key_data(key),
   }
+
+
+def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
+  """Of the parameters, and of training."""
+  params_key, key = jax.random.split(jax.random.key(seed))
+  return params_key, key
 
 
 def abstract_state(

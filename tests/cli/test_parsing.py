@@ -53,6 +53,15 @@ def test_mistakes_in_a_config_file(tmp_path, capsys, text):
   assert not workdir.exists()
 
 
+def test_nothing_is_left_of_the_config_file_before(tmp_path, capsys):
+  before, path = tmp_path / "before.py", tmp_path / "mine.py"
+  before.write_text("def get_config():\n  return 1 / 0")
+  path.write_text("")
+  for name in (before, path):
+    assert cli.main(["train", f"--config={name}", f"--workdir={tmp_path}/run"]) == 1
+  assert f"{path} must define get_config()" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", ["none.py", "", "."])
 def test_no_config_file(tmp_path, monkeypatch, capsys, path):
   monkeypatch.chdir(tmp_path)

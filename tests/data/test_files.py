@@ -126,6 +126,7 @@ def test_a_long_answer_of_a_server_is_one_line(refuses):
       "git lfs pull",
     ),
   ],
+  ids=["gzip", "xz", "utf-16", "lfs"],  # gzip writes the time
 )
 def test_other_kinds_of_files(tmp_path, data, kind, command, refuses):
   path = _write(tmp_path / "a.txt", data)

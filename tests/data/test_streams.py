@@ -168,7 +168,7 @@ def check():
   time.sleep(0.5)
   os._exit(0 if before == reads else 3)
 
-from mhmoe_jax.data import DataConfig, sources
+from mhmoe_jax.data import DataConfig, texts
 from mhmoe_jax.data.streams import make_train_feed
 
 def count(*args):
@@ -176,7 +176,7 @@ def count(*args):
   reads += 1
   return read_documents(*args)
 
-read_documents, sources.read_documents = sources.read_documents, count
+read_documents, texts.read_documents = texts.read_documents, count
 feed = make_train_feed({cfg!r}, 32)
 next(feed)
 before = reads

@@ -97,6 +97,26 @@ def test_rotary_products_depend_on_distance_only(key):
   np.testing.assert_allclose(product(0, 0), (q_BLAQ * k_BLAQ).sum(), rtol=1e-5)
 
 
+def test_grouped_queries_are_repeated_keys_and_values(key):
+  """Query heads 0 and 1 share the first head of keys and values, 2 and 3 the other."""
+  config = dataclasses.replace(
+    CONFIG, num_attention_heads=4, num_kv_heads=2, head_dim=6, sub_ln=True
+  )
+  grouped = Attention(config)
+  all_heads = Attention(dataclasses.replace(config, num_kv_heads=4))
+  x_BLD = jax.random.normal(key, (2, 5, 16))
+  places_BL = jnp.tile(jnp.arange(5), (2, 1))
+  inputs = x_BLD, places_BL, places_BL * 0 + 1
+  params = grouped.init(key, *inputs)["params"]
+  assert params["w_q_DAQ"].shape == (16, 4, 6)
+  repeated = {name.replace("JQ", "AQ"): x for name, x in params.items()}
+  for name in ("w_k_DAQ", "w_v_DAQ", "b_k_AQ", "b_v_AQ"):
+    repeated[name] = jnp.repeat(repeated[name], 2, axis=-2)
+  expected, _ = all_heads.apply({"params": repeated}, *inputs)
+  found, _ = grouped.apply({"params": params}, *inputs)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_bitnet_rounds_every_projection(key):
   """One token attends to itself alone: its values, projected."""
   attention = Attention(dataclasses.replace(CONFIG, bitnet=True, use_bias=False))

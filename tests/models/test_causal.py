@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mhmoe_jax.models import causal
 from mhmoe_jax.sharding import make_mesh
@@ -21,16 +22,18 @@ def test_mask_by_hand():
   np.testing.assert_array_equal(found[0, 0], expected)
 
 
-def inputs(key):
+def inputs(key, heads=2, kv_heads=2):
   """Two rows, of three documents and padding and of one document."""
-  q, k, v, cotangent = jax.random.normal(key, (4, 2, L, 2, 16))
+  q, k, v, cotangent = jax.random.normal(key, (4, 2, L, heads, 16))
+  k, v = k[:, :, :kv_heads], v[:, :, :kv_heads]
   places_L = jnp.arange(L)
   packed_L = jnp.where(places_L < 100, 1 + places_L // 40, 0)
   return (q, k, v, jnp.stack([packed_L, jnp.ones_like(packed_L)])), cotangent
 
 
-def test_the_kernel_in_value_and_gradient(key):
-  (q, k, v, segments_BL), cotangent = inputs(key)
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_the_kernel_in_value_and_gradient(key, kv_heads):
+  (q, k, v, segments_BL), cotangent = inputs(key, kv_heads=kv_heads)
 
   def gradients(attend):
     out, pull = jax.vjp(lambda *x: attend(*x, segments_BL), q, k, v)
@@ -41,9 +44,10 @@ def test_the_kernel_in_value_and_gradient(key):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_a_mesh_changes_nothing(key, monkeypatch):
-  """Rows over four devices, heads over two."""
-  args, _ = inputs(key)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_a_mesh_changes_nothing(key, monkeypatch, kv_heads):
+  """Rows over four devices, heads over two, which may be more than the keys have."""
+  args, _ = inputs(key, 4, kv_heads)
   args = jax.tree.map(lambda x: jnp.concatenate([x, x]), args)
   expected = causal.plain(*args)
   monkeypatch.setattr(causal, "by_kernel", causal.plain)

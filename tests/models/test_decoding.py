@@ -8,10 +8,12 @@ from mhmoe_jax.models.decoding import empty_caches, filter_logits, generate
 from mhmoe_jax.models.transformer import Decoder
 from tests.models.test_transformer import B, L, apply, make
 
+GROUPS = {"num_attention_heads": 4, "num_kv_heads": 2, "qk_norm": "head", "head_dim": 6}
 
-@pytest.mark.parametrize("ffn", ["dense", "mhmoe"])
-def test_cached_decoding_equals_the_whole_sequence(key, ffn):
-  config, params, tokens_BL, positions_BL, segments_BL = make(key, ffn=ffn)
+
+@pytest.mark.parametrize("changes", [{"ffn": "dense"}, {"ffn": "mhmoe"}, GROUPS])
+def test_cached_decoding_equals_the_whole_sequence(key, changes):
+  config, params, tokens_BL, positions_BL, segments_BL = make(key, **changes)
   model = Decoder(config)
   whole_BLV, _, _ = apply(model, params, tokens_BL, positions_BL, segments_BL)
   caches, pieces = empty_caches(config, B, L), []

@@ -34,7 +34,7 @@ def test_equals_pytorch(kind):
 def test_starts_as_a_plain_norm_and_computes_in_float32(kind):
   """256 in bfloat16 squares to 65,536, to which a bfloat16 sum adds nothing small."""
   x = jnp.full((1, 512), 256.0, jnp.bfloat16).at[0, ::2].set(-256)
-  norm = Norm(kind, 1e-6, letter="F")
+  norm = Norm(kind, 1e-6, letters="F")
   y, params = norm.init_with_output(jax.random.key(0), x)
   assert params["params"]["scale_F"].dtype == jnp.float32
   assert y.dtype == jnp.bfloat16

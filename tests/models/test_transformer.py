@@ -18,6 +18,9 @@ CONFIG = TransformerConfig(
   num_layers=4,
   embed_dim=16,
   num_attention_heads=2,
+  num_kv_heads=0,
+  head_dim=0,
+  qk_norm="none",
   ffn="mhmoe",
   ffn_dim=24,
   moe_every=2,
@@ -33,6 +36,7 @@ CONFIG = TransformerConfig(
   init="flax",
   bitnet=False,
   rope_theta=1e4,
+  scale_embeddings=True,
   tie_embeddings=True,
   dropout=0.0,
   moe_dropout=0.0,
@@ -52,6 +56,20 @@ VARIANTS = {
   "BitNet, shared expert": {
     "bitnet": True,
     "moe": MoeConfig(4, 8, 12, bitnet=True, shared_dim=8),
+  },
+  "groups of two heads, norm of each, wide heads": {
+    "num_attention_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 6,
+    "qk_norm": "head",
+    "scale_embeddings": False,
+  },
+  "one head of keys, norm of all, sub-LN": {
+    "num_attention_heads": 4,
+    "num_kv_heads": 1,
+    "qk_norm": "whole",
+    "sub_ln": True,
+    "norm_epsilon": 1e-3,
   },
   "dense, sub-LN, swiglu": {"ffn": "dense", "sub_ln": True, "activation": "swiglu"},
 }
@@ -167,6 +185,20 @@ def test_dropout_is_only_in_training_and_follows_its_key(key):
   [
     ({"ffn": "moe"}, "ffn must be one of dense, smoe, mhmoe, got ffn='moe'."),
     (
+      {"num_attention_heads": 4, "num_kv_heads": 3},
+      "num_kv_heads must divide num_attention_heads, or be 0 for as many, "
+      "got num_kv_heads=3, num_attention_heads=4.",
+    ),
+    (
+      {"head_dim": 5},
+      "head_dim must be even, or 0 for embed_dim / num_attention_heads, "
+      "got head_dim=5.",
+    ),
+    (
+      {"qk_norm": "all"},
+      "qk_norm must be one of none, head, whole, got qk_norm='all'.",
+    ),
+    (
       {"num_attention_heads": 3},
       "num_attention_heads must divide embed_dim into even widths, "
       "got num_attention_heads=3, embed_dim=16.",
@@ -243,6 +275,16 @@ def test_a_decoder_equals_pytorch():
   close(found, expected["loss"])
   for name, d in gradients.items():
     close(d, expected[f"d_{name}"], err_msg=name)
+
+
+def test_unscaled_embeddings(key):
+  """sqrt(D) = 4 may be in the embeddings themselves."""
+  config, params, *inputs = make(key, tie_embeddings=False)
+  bare = dataclasses.replace(config, scale_embeddings=False)
+  scaled = {"params": params["params"] | {"embed_VD": 4 * params["params"]["embed_VD"]}}
+  np.testing.assert_array_equal(
+    apply(Decoder(bare), scaled, *inputs)[0], apply(Decoder(config), params, *inputs)[0]
+  )
 
 
 @pytest.mark.parametrize("tied", [True, False])

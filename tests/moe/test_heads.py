@@ -60,6 +60,10 @@ def test_a_gradient_goes_back_where_its_number_came_from(num_heads):
       "num_heads must be of type int, got num_heads=2.0 of type float.",
     ),
     (
+      lambda: split_heads(jnp.zeros((1, 2, 6)), 0),
+      "num_heads must be at least 1, got num_heads=0.",
+    ),
+    (
       lambda: merge_heads(jnp.zeros((1, 2, 6)), 0),
       "num_heads must be at least 1, got num_heads=0.",
     ),

@@ -99,3 +99,10 @@ def test_what_is_no_routing(loss):
     "the arrays of a routing must agree in G, S and E, got experts_GSK of shape "
     "(1, 2, 1), logits_GSE of (1, 2, 2), probs_GSE of (1, 2, 2), mask_GS of (1, 1)."
   )
+
+
+def test_of_a_single_sub_token():
+  # p = (3/4, 1/4): 2 * 1 * 3/4, and log(4)^2.
+  route = _with_logits(np.log([[3.0, 1.0]]))
+  np.testing.assert_allclose(balance_loss(route), 1.5, rtol=1e-6)
+  np.testing.assert_allclose(router_z_loss(route), np.log(4) ** 2, rtol=1e-6)

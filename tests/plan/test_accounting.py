@@ -37,6 +37,19 @@ def test_dense_model(activation, matrices, remat):
   assert accounting.count_flops(cfg) == (forward, 3 * forward)
 
 
+def test_grouped_queries():
+  """Four heads of width 12 share the keys and values of two; queries have a norm."""
+  config = small("dense")
+  config.model.update({"num_kv_heads": 2, "head_dim": 12, "qk_norm": "head"})
+  cfg = resolve(config)
+  parameters = accounting.count_parameters(cfg.model)
+  maps = (4 + 2 + 2 + 4) * 12 * D
+  block = maps + 2 * 12 + 2 * D * F + 2 * D
+  assert parameters.total == N * block + D + V * D
+  forward = N * (2 * maps + 2 * 2 * L * 4 * 12 + 2 * 2 * D * F) + 2 * D * V
+  assert accounting.count_flops(cfg) == (forward, 3 * forward)
+
+
 @pytest.mark.parametrize("dispatch", ["sorted", "einsum"])
 @pytest.mark.parametrize("heads", [1, 4])
 def test_moe_model(heads, dispatch):

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from mhmoe_jax import sharding
 from mhmoe_jax.train import restore, saved
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import resolve
@@ -41,3 +42,14 @@ def test_another_model_is_refused(tmp_path, config, params):
   config.model.moe.expert_dim = 12
   with pytest.raises(ValueError, match="is of another model"):
     restore.load_model(str(tmp_path), config)
+
+
+def test_onto_a_mesh_as_in_training(tmp_path, config, params):
+  mesh = sharding.make_mesh(data=2, expert=4)
+  config.mesh.fsdp = True
+  _, found = restore.load_model(str(tmp_path), config, mesh=mesh)
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+  layouts = sharding.tree_shardings(params, mesh, sharding.FSDP)
+  assert jax.tree.map(lambda x: x.sharding, found) == layouts
+  axes = {axis for x in jax.tree.leaves(layouts) for axis in x.spec}
+  assert {"expert", "data"} <= axes

@@ -205,8 +205,12 @@ def read_as_config(tmp_path, config):
 def test_config_older_than_a_setting(restart, mesh, tmp_path):
   save_all(restart(), mesh, {1: None})
   old = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  today = base.get_config().train.to_dict()
+  names = ("harness_every", "harness_tasks", "harness_data", "harness_limit")
+  none = {"image_every": 0, **{name: today[name] for name in names}}
+  assert none["harness_every"] == 0
   assert read_as_config(tmp_path, old) == {
-    "train": {"num_steps": 1, "image_every": 0},
+    "train": {"num_steps": 1, **none},
     "data": {"prepared": "folder"},
   }
 
@@ -219,6 +223,7 @@ FIXED = {
   "gate_bias": False,
   "init": "flax",
 }
+FEATURES = {"num_kv_heads", "head_dim", "qk_norm", "scale_embeddings"}
 FIXED_OF_MOE = {"linear_bias": False, "expert_dropout": 0.0, "router_norm": 0.0}
 
 
@@ -231,7 +236,7 @@ def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation)
   config.model.update({"norm": norm, "activation": activation, "dropout": 0.2})
   today = config.to_dict()
   old = copy.deepcopy(today)
-  for name in (*FIXED, "moe_dropout"):
+  for name in (*FIXED, *FEATURES, "moe_dropout"):
     del old["model"][name]
   for name in (*FIXED, *FIXED_OF_MOE):
     old["model"]["moe"].pop(name, None)
@@ -243,6 +248,8 @@ def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation)
     assert found["model"]["moe"].get(name, value) == value, name
   for name, value in FIXED_OF_MOE.items():
     assert found["model"]["moe"][name] == value, name
+  for name in FEATURES:
+    assert found["model"][name] == today["model"][name], name
   resolve(ConfigDict(found))
   # One from after is left as it is.
   assert read_as_config(tmp_path, today) == json.loads(json.dumps(today))
