@@ -48,7 +48,7 @@ ONLY = {
   ),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
-  "PIL": ("train.images",),
+  "PIL": ("train.images", "data.images"),
   "pyarrow": ("analysis",),
   "vl_convert": ("analysis.report",),
   "lm_eval": ("evals.harness", "evals.lm", "evals.task_index"),

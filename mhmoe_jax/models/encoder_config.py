@@ -3,7 +3,7 @@
 import dataclasses
 
 from mhmoe_jax.models.config import DTYPES, FFNS
-from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig
+from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
 
 BACKBONES = ("multiway", "shared")
 POOLS = ("modality", "shared")
@@ -11,7 +11,21 @@ POOLS = ("modality", "shared")
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-  """Configuration of `Encoder`; configs/multimodal.py says what each field is for."""
+  """Configuration of `Encoder`.
+
+  Attributes: as in `TransformerConfig`, and
+    vocab_size: V, tokens of text.
+    num_codes: W, of the visual vocabulary.
+    picture_size: height and width of a picture, pixels.
+    patch_size: height and width of a patch; divides `picture_size`.
+    text_length: positions of text, the longest there may be.
+    backbone: "multiway", weights for each modality, or "shared", the same for both.
+    pools: "modality", experts for each modality, or "shared", one pool for both.
+    moe_last: MoE layers are in the last so many blocks.
+    moe_every: of them, in every n-th; divides `moe_last`.
+    drop_path: share of examples that the last block is left out for, in training; it
+      rises with depth from 0 (1603.09382).
+  """
 
   vocab_size: int
   num_codes: int
@@ -44,6 +58,7 @@ class EncoderConfig:
   remat: bool
 
   def __post_init__(self):
+    check_fields(self)
     for name in (
       "vocab_size",
       "num_codes",
