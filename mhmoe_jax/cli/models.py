@@ -10,7 +10,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
-from mhmoe_jax.cli.shell import program
 
 # Of a run of several processes that a signal stopped: "try again" in sysexits.h.
 EXIT_STOPPED = 75
@@ -169,23 +168,14 @@ def sample(argv: list[str]) -> None:
 
 def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
-  workdir = parsing.find_flag("workdir", argv)
-  if workdir is None:
-    raise ValueError(f"eval needs --workdir; see `{program()} help`.")
-
   from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity
-  from mhmoe_jax.train import restore, saved
+  from mhmoe_jax.train import restore
 
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_string("text", None, "files of text or JSONL", flag_values=values)
-  config_flags.DEFINE_config_dict(
-    "config",
-    ConfigDict(saved.load_config(workdir)),
-    flag_values=values,
-    sys_argv=["mhmoe", *argv],
-  )
+  step = parsing.define_run_config(values, "eval", argv)
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
@@ -193,7 +183,7 @@ def evaluate(argv: list[str]) -> None:
     config.data.text_key = config.data.text_key or "text"
     config.data.train = config.data.valid = values.text
     config.data.prepared = ""
-  cfg, params = restore.load_model(workdir, config)
+  cfg, params = restore.load_model(values.workdir, config, step)
   result = perplexity.evaluate_model(cfg, params)
   print(
     f"loss           {result.loss:.4f} nats per token\n"
