@@ -3,6 +3,7 @@
 import sys
 
 from absl import flags
+from etils import epath
 
 from mhmoe_jax.cli import parsing
 
@@ -34,6 +35,9 @@ def harness(argv: list[str]) -> None:
   from mhmoe_jax.evals import judge
 
   # What is not there is said before a model is loaded.
+  out = epath.Path(values.out or "results.json")
+  if out.is_dir() or not out.parent.is_dir():
+    raise ValueError(f"--out must be a file in a folder that exists, got {out}.")
   judged = judge.load_harness(values.data)
   suite = judged.Suite(values.tasks, values.data, values.limit, values.num_fewshot)
 
@@ -54,7 +58,7 @@ def harness(argv: list[str]) -> None:
   results = suite.run(RunLM(cfg, params, mesh, values.max_length, progress))
   if not is_first:
     return
+  print(judged.table(results))
   if values.out is not None:
     about = {"workdir": values.workdir, "step": step, "data": values.data}
     judged.save(results, about | {"limit": values.limit}, values.out)
-  print(judged.table(results))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import math
 import os
 import sys
 import textwrap
@@ -147,6 +148,9 @@ def sample(argv: list[str]) -> None:
   )
   flags.DEFINE_integer("seed", 0, "of the draws", flag_values=values)
   parsing.parse(values, "sample", argv, required=("workdir",))
+  for name in ("temperature", "top_p"):
+    if not math.isfinite(values[name].value):
+      raise ValueError(f"{name} must be finite, got {name}={values[name].value}.")
 
   from mhmoe_jax.evals import sampling
   from mhmoe_jax.train import restore

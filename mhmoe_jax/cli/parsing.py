@@ -97,7 +97,7 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
       f"get_config() of {path} must return a ConfigDict, got {type(config).__name__}."
     )
   for name in required:
-    if values[name].value in (None, ""):
+    if values[name].value in (None, "", []):
       raise ValueError(f"{verb} needs --{name}; see `{program()} help`.")
 
 
