@@ -81,7 +81,7 @@ def train(argv: list[str]) -> int:
       figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
       print(f"expert load     {figure}")
   if jax.process_count() == 1:  # No process of several has all of the parameters.
-    options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
+    options = {"num_samples": 2, "temperature": 0.7, "top_p": 0.95, "seed": 0}
     with _afterwards("samples"):
       from mhmoe_jax.evals import sampling
 
