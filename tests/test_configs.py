@@ -51,7 +51,7 @@ def shrink(config):
   model.dtype = "float32"
   moe.num_heads = min(moe.num_heads, 2)
   moe.num_experts = min(moe.num_experts, 8)
-  moe.top_k = 2 if moe.renormalize else 1
+  moe.top_k = 2 if moe.renormalize and moe.num_experts > 1 else 1
   moe.num_linear = min(moe.num_linear, 1)
   moe.expert_dim = 8
   moe.shared_dim = min(moe.shared_dim, 12)

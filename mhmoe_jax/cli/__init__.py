@@ -68,7 +68,10 @@ def main(argv: list[str] | None = None) -> int:
     return 1
   if run is None:
     print(USAGE)
-    return 0 if argv and argv[0] in ("help", "--help", "-h") else 1
+    if not argv or argv[0] in ("help", "--help", "-h"):
+      return 0 if argv else 1
+    _complain(argv[0], "error: there is no such verb; they are above.")
+    return 1
 
   from absl import flags, logging
 

@@ -3,19 +3,13 @@
 import sys
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from etils import epath
 
 from mhmoe_jax.cli import parsing
 
 
 def harness(argv: list[str]) -> None:
   """Scores a trained model on tasks, and prints the harness's table."""
-  workdir = parsing.find_flag("workdir", argv)
-  if workdir is None:
-    raise ValueError("harness needs --workdir; see `mhmoe help`.")
-
-  from mhmoe_jax.train import saved
-
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_list(
@@ -35,17 +29,15 @@ def harness(argv: list[str]) -> None:
   )
   flags.DEFINE_integer("step", None, "of the checkpoint", 0, flag_values=values)
   flags.DEFINE_string("out", None, "results as JSON", flag_values=values)
-  config_flags.DEFINE_config_dict(
-    "config",
-    ConfigDict(saved.load_config(workdir)),
-    flag_values=values,
-    sys_argv=["mhmoe", *argv],
-  )
+  step = parsing.define_run_config(values, "harness", argv)
   parsing.parse(values, "harness", argv, required=("tasks",))
 
   from mhmoe_jax.evals import judge
 
   # What is not there is said before a model is loaded.
+  out = epath.Path(values.out or "results.json")
+  if out.is_dir() or not out.parent.is_dir():
+    raise ValueError(f"--out must be a file in a folder that exists, got {out}.")
   judged = judge.load_harness(values.data)
   suite = judged.Suite(values.tasks, values.data, values.limit, values.num_fewshot)
 
@@ -60,14 +52,13 @@ def harness(argv: list[str]) -> None:
   mesh = sharding.make_mesh(
     cfg.mesh.replica, cfg.mesh.data, cfg.mesh.expert, cfg.mesh.model
   )
-  step = saved.newest_step(workdir) if values.step is None else values.step
-  _, params = restore.load_model(workdir, values.config, step, mesh)
+  _, params = restore.load_model(values.workdir, values.config, step, mesh)
   is_first = jax.process_index() == 0
   progress = sys.stderr if is_first else None
   results = suite.run(RunLM(cfg, params, mesh, values.max_length, progress))
   if not is_first:
     return
-  if values.out is not None:
-    about = {"workdir": workdir, "step": step, "data": values.data}
-    judged.save(results, about | {"limit": values.limit}, values.out)
   print(judged.table(results))
+  if values.out is not None:
+    about = {"workdir": values.workdir, "step": step, "data": values.data}
+    judged.save(results, about | {"limit": values.limit}, values.out)

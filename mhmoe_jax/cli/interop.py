@@ -1,7 +1,7 @@
 """Verbs for models of other people and from old ones: import, export, upcycle."""
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from mhmoe_jax.cli import parsing
 from mhmoe_jax.cli.shell import command
@@ -35,12 +35,7 @@ def import_(argv: list[str]) -> None:
 
 def export(argv: list[str]) -> None:
   """Writes a run's parameters as safetensors."""
-  workdir = parsing.find_flag("workdir", argv)
-  if workdir is None:
-    raise ValueError("export needs --workdir; see `mhmoe help`.")
-
   from mhmoe_jax.interop import exporting
-  from mhmoe_jax.train import saved
   from mhmoe_jax.train.config import resolve
 
   values = parsing.make_flags()
@@ -51,18 +46,11 @@ def export(argv: list[str]) -> None:
     "layout", "auto", exporting.LAYOUTS, "auto, or our own", flag_values=values
   )
   flags.DEFINE_integer("shard_mb", 5_000, "of a file, at most", 1, flag_values=values)
-  step = parsing.find_flag("step", argv)
-  step = int(step) if step and step.isdecimal() else None
-  config_flags.DEFINE_config_dict(
-    "config",
-    ConfigDict(saved.load_config(workdir, step)),
-    flag_values=values,
-    sys_argv=["mhmoe", *argv],
-  )
+  step = parsing.define_run_config(values, "export", argv)
   parsing.parse(values, "export", argv, required=("out",))
   files = exporting.export_model(
     resolve(values.config),
-    workdir,
+    values.workdir,
     values.out,
     step,
     values.layout,

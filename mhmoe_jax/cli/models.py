@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import math
 import os
 import sys
 import textwrap
@@ -10,7 +11,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
-from mhmoe_jax.cli.shell import program
 
 # Of a run of several processes that a signal stopped: "try again" in sysexits.h.
 EXIT_STOPPED = 75
@@ -81,7 +81,7 @@ def train(argv: list[str]) -> int:
       figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
       print(f"expert load     {figure}")
   if jax.process_count() == 1:  # No process of several has all of the parameters.
-    options = {"num_samples": 2, "temperature": 0.7, "seed": 0}
+    options = {"num_samples": 2, "temperature": 0.7, "top_p": 0.95, "seed": 0}
     with _afterwards("samples"):
       from mhmoe_jax.evals import sampling
 
@@ -148,6 +148,9 @@ def sample(argv: list[str]) -> None:
   )
   flags.DEFINE_integer("seed", 0, "of the draws", flag_values=values)
   parsing.parse(values, "sample", argv, required=("workdir",))
+  for name in ("temperature", "top_p"):
+    if not math.isfinite(values[name].value):
+      raise ValueError(f"{name} must be finite, got {name}={values[name].value}.")
 
   from mhmoe_jax.evals import sampling
   from mhmoe_jax.train import restore
@@ -169,23 +172,14 @@ def sample(argv: list[str]) -> None:
 
 def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
-  workdir = parsing.find_flag("workdir", argv)
-  if workdir is None:
-    raise ValueError(f"eval needs --workdir; see `{program()} help`.")
-
   from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity
-  from mhmoe_jax.train import restore, saved
+  from mhmoe_jax.train import restore
 
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_string("text", None, "files of text or JSONL", flag_values=values)
-  config_flags.DEFINE_config_dict(
-    "config",
-    ConfigDict(saved.load_config(workdir)),
-    flag_values=values,
-    sys_argv=["mhmoe", *argv],
-  )
+  step = parsing.define_run_config(values, "eval", argv)
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
@@ -193,7 +187,7 @@ def evaluate(argv: list[str]) -> None:
     config.data.text_key = config.data.text_key or "text"
     config.data.train = config.data.valid = values.text
     config.data.prepared = ""
-  cfg, params = restore.load_model(workdir, config)
+  cfg, params = restore.load_model(values.workdir, config, step)
   result = perplexity.evaluate_model(cfg, params)
   print(
     f"loss           {result.loss:.4f} nats per token\n"

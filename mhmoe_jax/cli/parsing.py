@@ -8,6 +8,7 @@ import sys
 import traceback
 
 from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli.shell import program
 
@@ -43,6 +44,29 @@ def find_flag(name: str, argv: list[str]) -> str | None:
   return None
 
 
+def define_run_config(values, verb: str, argv: list[str]) -> int | None:
+  """Makes flags of the config of the run that `--workdir` and `--step` name.
+
+  Returns:
+    The step of the checkpoint. None where help is asked for, which needs no run.
+  """
+  workdir = find_flag("workdir", argv)
+  if workdir is None:
+    if {"--help", "-help"}.isdisjoint(argv):
+      raise ValueError(f"{verb} needs --workdir; see `{program()} help`.")
+    return None
+
+  from mhmoe_jax.train import saved
+
+  asked = find_flag("step", argv)
+  step = int(asked) if asked and asked.isdecimal() else saved.newest_step(workdir)
+  config = ConfigDict(saved.load_config(workdir, step))
+  config_flags.DEFINE_config_dict(
+    "config", config, flag_values=values, sys_argv=["mhmoe", *argv]
+  )
+  return step
+
+
 def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) -> None:
   given = find_flag("config", argv)
   path = (given or "").partition(":")[0]
@@ -73,7 +97,7 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
       f"get_config() of {path} must return a ConfigDict, got {type(config).__name__}."
     )
   for name in required:
-    if values[name].value in (None, ""):
+    if values[name].value in (None, "", []):
       raise ValueError(f"{verb} needs --{name}; see `{program()} help`.")
 
 

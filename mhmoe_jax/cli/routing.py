@@ -6,7 +6,6 @@ import time
 
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict, config_flags
 
 from mhmoe_jax.cli import parsing
 from mhmoe_jax.cli.shell import program
@@ -25,9 +24,6 @@ def routing(argv: list[str]) -> None:
 
 def trace(argv: list[str]) -> None:
   """Runs a checkpoint over text and writes down where every sub-token goes."""
-  workdir = parsing.find_flag("workdir", argv)
-  if workdir is None:
-    raise ValueError(f"routing trace needs --workdir; see `{program()} help`.")
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_integer("step", None, "of the checkpoint", 0, flag_values=values)
@@ -43,20 +39,13 @@ def trace(argv: list[str]) -> None:
 
   from mhmoe_jax.analysis import tracing
   from mhmoe_jax.data import documents, files
-  from mhmoe_jax.train import restore, saved
+  from mhmoe_jax.train import restore
 
-  step = parsing.find_flag("step", argv)
-  step = int(step) if step and step.isdecimal() else saved.newest_step(workdir)
-  config_flags.DEFINE_config_dict(
-    "config",
-    ConfigDict(saved.load_config(workdir, step)),
-    flag_values=values,
-    sys_argv=["mhmoe", *argv],
-  )
+  step = parsing.define_run_config(values, "routing trace", argv)
   parsing.parse(values, "routing trace", argv, required=("data", "out"))
-  cfg, params = restore.load_model(workdir, values.config, step)
+  cfg, params = restore.load_model(values.workdir, values.config, step)
   paths = files.find_files(values.data)
-  name = values.name or os.path.basename(os.path.normpath(workdir))
+  name = values.name or os.path.basename(os.path.normpath(values.workdir))
   meta = tracing.describe_model(cfg, values.config.to_dict(), name, step, paths)
   texts = documents.iterate_documents(paths, values.unit, cfg.data.text_key or "text")
   progress = _Progress(sum(epath.Path(path).stat().length for path in paths))

@@ -62,7 +62,9 @@ def make_judge(cfg: RunConfig, mesh: Mesh) -> Callable[[dict], dict[str, float]]
   from mhmoe_jax.evals.lm import RunLM
 
   suite = harness.Suite(
-    train.harness_tasks.split(","), data, train.harness_limit or None
+    [name.strip() for name in train.harness_tasks.split(",")],
+    data,
+    train.harness_limit or None,
   )
   lm = RunLM(cfg, None, mesh)
   suite.run(lm)  # A rehearsal: what fails shall not fail in the middle of a run.

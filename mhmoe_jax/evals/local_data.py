@@ -37,7 +37,14 @@ def read(task: str, directory: str, split: str) -> datasets.DatasetDict:
   try:
     text = unpack(path.read_bytes()).decode("utf-8-sig")
     records = list(reader(io.StringIO(text, newline="")))
-  except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+  except (
+    OSError,
+    EOFError,
+    ValueError,
+    csv.Error,
+    lzma.LZMAError,
+    zlib.error,
+  ) as error:
     raise ValueError(f"cannot read {path}: {error}") from None
   if not records:
     raise ValueError(f"a task's file must have records, got none in {path}.")
@@ -91,7 +98,10 @@ def _read_jsonl(file):
 def _read_tsv(file):
   """XNLI as XTREME cuts it up: a header, no quoting, labels in words."""
   for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-    if row.get("label") not in _XNLI_LABELS or None in row.values():
+    if row.get("label") not in _XNLI_LABELS or None in (
+      row.get("premise"),
+      row.get("hypothesis"),
+    ):
       raise ValueError(
         f"rows must have premise, hypothesis and a label of {', '.join(_XNLI_LABELS)}, "
         f"got {row}."

@@ -58,11 +58,12 @@ def export_model(
     raise ValueError(f"--out must be a new or an empty folder, got {out}.")
   folder.mkdir(parents=True, exist_ok=True)
 
+  vocabulary = huggingface.export_vocabulary(cfg.data.vocabulary, out)
   sizes = {piece.name: 4 * math.prod(piece.file_shape) for piece in pieces}
   files = tensors.write(out, sizes, _read(stored, pieces), shard_bytes)
   stored.check()
   about = _own_config(cfg, stored.about) if own else _their_config(cfg)
-  about |= huggingface.export_vocabulary(cfg.data.vocabulary, out)
+  about |= vocabulary
   (folder / "README.md").write_text(card.write_card(cfg, stored, about))
   # Last: a folder without it was not finished.
   (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -119,7 +119,7 @@ def find_family(about: Mapping[str, Any]) -> Family:
     ValueError: it is of none, or its model computes something that ours cannot.
   """
   kind = about.get("model_type")
-  if kind not in FAMILIES:
+  if not isinstance(kind, str) or kind not in FAMILIES:
     raise ValueError(
       f"model_type of config.json must be one of mhmoe, {', '.join(FAMILIES)}, "
       f"got model_type={kind!r}."
@@ -170,8 +170,8 @@ def read_model(family: Family, about: Mapping[str, Any]) -> dict[str, Any]:
     return default
 
   rope = _table(about, "rope_parameters")
-  theta = rope.get("rope_theta") or about.get("rope_theta")
-  theta = theta or family.defaults["rope_theta"]
+  theta = rope.get("rope_theta", about.get("rope_theta"))
+  theta = family.defaults["rope_theta"] if theta is None else theta
   epsilon = family.defaults["rms_norm_eps"]
   heads = number("num_attention_heads")
   model = {

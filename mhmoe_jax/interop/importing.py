@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from mhmoe_jax.data.huggingface import TOKENIZER_FILES
+from mhmoe_jax.data.vocabularies import make_vocabulary
 from mhmoe_jax.interop import families, layout, runs, tensors
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.saved import in_todays_words
@@ -42,7 +43,12 @@ def import_model(source: str, config: ConfigDict, workdir: str) -> Imported:
   """
   about = tensors.read_json(pathlib.Path(source) / "config.json")
   runs.check_new(workdir)
-  kind = about.get("model_type")
+  kind, max_length = about.get("model_type"), about.get("max_position_embeddings") or 0
+  if type(max_length) is not int:
+    raise ValueError(
+      "max_position_embeddings of config.json must be an integer, got "
+      f"max_position_embeddings={max_length!r}."
+    )
   if kind == "mhmoe":
     try:
       _set(config, {"model": in_todays_words(about["config"])["model"]})
@@ -68,7 +74,7 @@ def import_model(source: str, config: ConfigDict, workdir: str) -> Imported:
   return Imported(
     model_type=kind,
     num_parameters=sum(x.size for x in jax.tree.leaves(params)),
-    max_length=about.get("max_position_embeddings", 0),
+    max_length=max_length,
     vocabulary=config.data.vocabulary,
   )
 
@@ -119,14 +125,25 @@ def _set(config: ConfigDict, changes: dict[str, Any]) -> None:
 def _take_vocabulary(source: str, about: dict, workdir: str) -> str:
   """Copies the tokenizer into the run; the vocabulary's name, or "" if none came."""
   own = about.get("vocabulary", "")
+  if not isinstance(own, str):
+    raise ValueError(
+      f"vocabulary of config.json must be a name, got vocabulary={own!r}."
+    )
   if own in ("bytes", "cl100k"):
     return own
   found = [pathlib.Path(source) / name for name in TOKENIZER_FILES]
   found = [path for path in found if path.exists()]
   if not found:
     return ""
-  home = pathlib.Path(workdir) / "tokenizer"
+  # Not relative: verbs are called from anywhere.
+  home = pathlib.Path(workdir).absolute() / "tokenizer"
   home.mkdir(parents=True, exist_ok=True)
   for path in [*found, pathlib.Path(source) / "config.json"]:
     shutil.copy(path, home / path.name)
-  return own.replace("tokenizer.model", str(home / "tokenizer.model")) or f"hf:{home}"
+  name = own.replace("tokenizer.model", str(home / "tokenizer.model")) or f"hf:{home}"
+  try:
+    make_vocabulary(name)
+  except ValueError:
+    shutil.rmtree(home)
+    raise
+  return name

@@ -2,8 +2,9 @@
 
 An SMoE gets the dense FFN as each of its experts, and a fresh router. With
 `renormalize` the weights of a token's experts sum to 1, and since the experts are
-alike, the new model computes what the old one did, to rounding; without, its FFNs'
-outputs are smaller by the sum of the weights, until training has mended that.
+alike, the new model computes what the old one did, to rounding, where its dispatch
+drops nothing; without, its FFNs' outputs are smaller by the sum of the weights, until
+training has mended that.
 
 An MH-MoE cannot have copies: its experts see sub-tokens. The dense FFN becomes the
 expert that every token uses, the others are fresh, and the last map of the merge layer
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from mhmoe_jax import sharding
 from mhmoe_jax.interop import runs
 from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.moe.config import DROPLESS
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.saved import load_config, restore_params
 from mhmoe_jax.train.state import init_params
@@ -113,8 +115,10 @@ def _key(seed: int) -> jax.Array:
 def _promise(config: TransformerConfig) -> str:
   if config.ffn == "mhmoe":
     return "it computes what the dense model does, to the last bit"
-  if config.layer.renormalize:
+  if config.layer.renormalize and config.layer.dispatch in DROPLESS:
     return "it computes what the dense model does, to rounding"
+  if config.layer.renormalize:
+    return "it computes what the dense model does for tokens that find a slot"
   return "its FFNs' outputs are the dense model's times a token's summed weights"
 
 
@@ -126,6 +130,8 @@ def _check(dense: TransformerConfig, config: TransformerConfig) -> None:
       f"ffn={config.ffn!r} of ffn={dense.ffn!r}."
     )
   own = _OWN if config.period > 1 else _OWN | {"ffn_dim"}
+  if config.attention_shape == dense.attention_shape:  # 0 stands for a default
+    own |= {"num_kv_heads", "head_dim"}
   for field in dataclasses.fields(config):
     ours, theirs = getattr(config, field.name), getattr(dense, field.name)
     if field.name not in own and ours != theirs:

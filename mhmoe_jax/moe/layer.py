@@ -78,7 +78,9 @@ class MultiHeadMoe(nn.Module):
       whole = NamedSharding(mesh, PartitionSpec())
       x_BLD, mask_BL = jax.sharding.reshard((x_BLD, mask_BL), whole)
 
-    x_BLD = x_BLD.astype(self.dtype)
+    # What padding holds may be anything. A NaN there would meet a gradient of 0.
+    finite_BL = jnp.isfinite(x_BLD).all(axis=-1)
+    x_BLD = jnp.where((mask_BL | finite_BL)[..., None], x_BLD, 0).astype(self.dtype)
     y_BLD = x_BLD
     if cfg.use_head_layer:
       y_BLD = LinearStack(cfg, 0.5**0.5, cfg.init, self.dtype, name="head")(y_BLD)

@@ -83,3 +83,13 @@ def test_home_is_found_behind_an_equals_sign(tmp_path, monkeypatch, capsys):
   monkeypatch.setenv("HOME", str(tmp_path))
   assert cli.main(["sample", "--workdir=~/run"]) == 1
   assert f"no checkpoint under {tmp_path}/run/checkpoints" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "verb", ["eval", "export", "harness", "routing trace", "train", "sample", "plan"]
+)
+def test_help_needs_no_run(verb, capsys):
+  with pytest.raises(SystemExit) as stopped:
+    cli.main([*verb.split(), "--help"])
+  assert stopped.value.code == 0
+  assert "--[no]help" in capsys.readouterr().out

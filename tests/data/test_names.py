@@ -1,4 +1,4 @@
-"""The TFDS sets that the README names: TFDS knows them and the fields they are read by.
+"""The TFDS sets that docs/data.md names: TFDS knows them and their fields.
 
 Without a download: what a builder says of itself before it has any data.
 """
@@ -12,9 +12,9 @@ import pytest
 from configs.paper1 import multilingual
 from mhmoe_jax.data.quiet import tf, tfds
 
-README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (pathlib.Path(__file__).parents[2] / "docs/data.md").read_text()
 ROWS = re.findall(
-  r"^\| [^|]+ \| `(\S+:\S+)` \| `(\S+)` \| `(\S+)` \| `(\S+)` \|$", README, re.M
+  r"^\| [^|]+ \| `(\S+:\S+)` \| `(\S+)` \| `(\S+)` \| `(\S+)` \|$", PAGE, re.M
 )
 
 

@@ -77,6 +77,8 @@ def test_is_the_hub_within_reach(monkeypatch, error, offline):
     raise error
 
   monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+  for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # as a test before left them
+    monkeypatch.setenv(name, "0")
   monkeypatch.setattr(judge.urllib.request, "urlopen", urlopen)
   judge.load_harness(None)
   assert os.environ["HF_HUB_OFFLINE"] == offline

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+import tokenizers
 
 from configs import base
 from mhmoe_jax.interop import importing
@@ -70,6 +71,11 @@ def test_shards_and_bfloat16(tmp_path):
 def test_a_tokenizer_comes_along(tmp_path):
   folder = copy(tmp_path)
   (folder / "tokenizer.json").write_text("{}")
+  with pytest.raises(ValueError, match=r"tokenizer.json must be a tokenizer, got"):
+    bring(folder, tmp_path / "run")
+  assert not (tmp_path / "run" / "tokenizer").exists()
+  words = tokenizers.models.WordLevel({word: i for i, word in enumerate("abcd")}, "a")
+  tokenizers.Tokenizer(words).save(str(folder / "tokenizer.json"))
   made = bring(folder, tmp_path / "run")
   assert made.vocabulary == f"hf:{tmp_path / 'run' / 'tokenizer'}"
   assert saved.load_config(tmp_path / "run")["data"]["vocabulary"] == made.vocabulary

@@ -79,7 +79,7 @@ def test_layers_keep_their_places():
 REFUSALS = {
   "to dense": ({"ffn": "dense"}, "makes an smoe or an mhmoe .*'dense' of ffn='dense'"),
   "width": ({"moe": SHARED, "embed_dim": 32}, "embed_dim must be .*=32 and 16"),
-  "heads": ({"moe": SHARED, "num_kv_heads": 2}, "num_kv_heads must be that"),
+  "heads": ({"moe": SHARED, "num_kv_heads": 1}, "num_kv_heads must be that"),
   "dense blocks": ({"moe": SHARED, "ffn_dim": 32}, "ffn_dim must be .*=32 and 24"),
   "shared": ({"moe": {}}, "moe.shared_dim must be 24, which is the dense model's ffn"),
   "no merge": (

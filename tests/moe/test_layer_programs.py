@@ -349,3 +349,24 @@ def test_a_batch_that_a_foreign_axis_does_not_divide():
   with jax.set_mesh(mesh):
     y_BLD, _ = jax.jit(layer.apply)(params, x_BLD[:1])
   close(y_BLD, alone("sorted")[0][1][0][:1])
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_what_padding_holds_reaches_no_gradient(dispatch):
+  layer = MultiHeadMoe(MoeConfig(2, 4, 6, dispatch=dispatch, shared_dim=5))
+  x_BLD = jnp.sin(jnp.arange(2.0 * 4 * 8)).reshape(2, 4, 8)
+  mask_BL = jnp.ones((2, 4), bool).at[0, 3].set(False)
+  params = layer.init(jax.random.key(0), x_BLD)
+
+  @jax.jit
+  def gradient(x_BLD):
+    def loss(params, x_BLD):
+      y_BLD, aux = layer.apply(params, x_BLD, mask_BL)
+      return jnp.where(mask_BL[..., None], y_BLD, 0).sum() + aux.balance_loss
+
+    return jax.grad(loss, argnums=(0, 1))(params, x_BLD)
+
+  wanted = gradient(x_BLD.at[0, 3].set(0.0))
+  for junk in (jnp.nan, jnp.inf):
+    found = gradient(x_BLD.at[0, 3, 2].set(junk))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
