@@ -51,7 +51,9 @@ class AxisRules:
   Q: Axes = None  # width of an attention head
   R: Axes = None  # width of the router's projection
   S: Axes = None  # sub-tokens per group
+  U: Axes = None  # numbers of a patch of a picture
   V: Axes = None  # vocabulary
+  W: Axes = None  # visual codes
 
   def spec(self, letters: str, what: str = "array") -> PartitionSpec:
     """The PartitionSpec of an array whose dimensions are `letters`; "_" is left whole.
