@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 
 USAGE = """usage: mhmoe VERB [flags]
 
@@ -88,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
   if sys.unraisablehook.__module__ != __name__:  # To the end: they speak last.
     sys.unraisablehook = _hide_closed_loops(sys.unraisablehook)
+  # Nor does anyone wait for the other arrays of a save that failed.
+  unawaited = "coroutine '.*' was never awaited"
+  warnings.filterwarnings("ignore", unawaited, RuntimeWarning)
   # Importing and tracing make millions of objects that stay. At the usual threshold of
   # 700 looking through them, again and again, takes a fifth of a command's time.
   gc.set_threshold(100_000)

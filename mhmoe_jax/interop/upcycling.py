@@ -131,7 +131,7 @@ def _check(dense: TransformerConfig, config: TransformerConfig) -> None:
     )
   own = _OWN if config.period > 1 else _OWN | {"ffn_dim"}
   if config.attention_shape == dense.attention_shape:  # 0 stands for a default
-    own |= {"num_kv_heads", "head_dim"}
+    own = own | {"num_kv_heads", "head_dim"}
   for field in dataclasses.fields(config):
     ours, theirs = getattr(config, field.name), getattr(dense, field.name)
     if field.name not in own and ours != theirs:

@@ -111,6 +111,24 @@ def test_a_full_disk_is_one_line_and_harms_nothing(trained):
   assert loop.train(config, str(directory / "run")).step == 6
 
 
+def test_writes_that_a_full_disk_abandons_say_nothing():
+  """Which of orbax's coroutines nobody awaits is a matter of timing."""
+  program = """
+from mhmoe_jax import cli
+async def write_fragment(): pass
+cli.main(["sample"])
+abandoned = write_fragment()
+"""
+  child = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert len(child.stderr.splitlines()) == 1, child.stderr
+
+
 def test_interrupted_before_the_first_step(monkeypatch, capsys):
   def interrupted(argv):
     raise KeyboardInterrupt

@@ -99,6 +99,13 @@ def test_refused_in_one_line(case):
     upcycling._check(dense, resolve(small_config(**new)).model)
 
 
+def test_a_check_leaves_nothing_for_the_next():
+  """Which fields may differ is a matter of the two models alone."""
+  dense = resolve(small_config(ffn="dense")).model
+  upcycling._check(dense, resolve(small_config(moe=SHARED)).model)
+  test_refused_in_one_line("heads")
+
+
 def test_refused_vocabulary(tmp_path):
   make_run(small_config(ffn="dense"), tmp_path / "dense")
   config = small_config(moe=SHARED)
