@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
   """The defaults: a small MH-MoE decoder on the bundled corpus."""
   config = ConfigDict()
+  config.task = "language"  # what the model learns: the next token of a text
 
   config.model = model = ConfigDict()
   model.vocab_size = 264  # rows of the embedding, at least those of the vocabulary

@@ -60,16 +60,16 @@ def shrink(config):
 
 
 @functools.cache
-def take_step(model, objective, optimizer, num_steps):
+def take_step(task, optimizer, num_steps):
   """Many rows differ in sizes only, and are one program when small."""
   optimizer = make_optimizer(optimizer, num_steps)
-  shapes = jax.eval_shape(lambda: make_state(model, optimizer, 0))
+  shapes = jax.eval_shape(lambda: make_state(task, optimizer, 0))
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   state["params"] = jax.tree.map(
     lambda x: np.sin(1 + 0.7 * np.arange(x.size)).reshape(x.shape).astype(x.dtype),
     shapes["params"],
   )
-  step = make_train_step(model, objective, optimizer, 1)
+  step = make_train_step(task, optimizer, 1)
   state, metrics = jax.jit(step)(state, make_batch())
   return state["params"], metrics
 
@@ -81,7 +81,7 @@ def test_takes_a_finite_step(name, args):
   config = importlib.import_module(name).get_config(*args)
   resolve(config)
   cfg = resolve(shrink(config))
-  result = take_step(cfg.model, cfg.objective, cfg.optimizer, cfg.train.num_steps)
+  result = take_step(cfg.task, cfg.optimizer, cfg.train.num_steps)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
 
 
@@ -117,7 +117,7 @@ def test_tiny_baselines_have_as_many_parameters():
   tiny = importlib.import_module("configs.tiny")
 
   def count(ffn):
-    return count_parameters(resolve(tiny.get_config(ffn)).model)
+    return count_parameters(resolve(tiny.get_config(ffn)).task)
 
   mhmoe, smoe, dense = map(count, ("mhmoe", "smoe", "dense"))
   assert abs(smoe.total / mhmoe.total - 1) < 0.12

@@ -17,11 +17,11 @@ FLOORS = (
   ("train.summary", 6),
   ("evals", 6),
   ("analysis", 6),
-  ("train.objective", 4),
   ("train", 5),
   ("data", 5),
   ("plan", 5),
   ("interop", 5),
+  ("tasks", 4),
   ("models", 3),
   ("moe.experts", 2),
   ("moe.layer", 2),
@@ -53,7 +53,7 @@ ONLY = {
   "vl_convert": ("analysis.report",),
   "lm_eval": ("evals.harness", "evals.lm", "evals.task_index"),
   "datasets": ("evals.harness", "evals.local_data"),
-  "flax": ("moe.experts", "moe.layer", "models", "train.objective"),
+  "flax": ("moe.experts", "moe.layer", "models"),
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -73,12 +73,23 @@ def floor_of(module):
 
 def imports_of(path):
   """Full names of the modules (or names in modules) that a file imports."""
-  for node in ast.walk(ast.parse(path.read_text())):
+  tree = ast.parse(path.read_text())
+  # Tasks may read data when they are asked for batches, and not before.
+  late = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in f.body}
+  may_be_late = name_of(path).startswith("tasks.")
+  for node in ast.walk(tree):
+    if may_be_late and node in late and _of_data(node):
+      continue
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0, f"{path}: imports are absolute"
       yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _of_data(node):
+  is_from = isinstance(node, ast.ImportFrom)
+  return is_from and is_in(node.module, ("mhmoe_jax.data",))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

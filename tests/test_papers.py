@@ -24,7 +24,7 @@ XMOE = {8: 360.8, 16: 587.8, 32: 1041.8, 64: 1949.7, 128: 3765.4, 256: 7397.0}
 
 
 def count(module, row):
-  return count_parameters(resolve(module.get_config(row)).model)
+  return count_parameters(resolve(module.get_config(row)).task)
 
 
 def test_paper1_baselines():
@@ -128,7 +128,7 @@ def test_paper2_has_biases_in_head_and_merge_layers_alone():
   found = count(redpajama, "mhmoe_h2").total
   config = redpajama.get_config("mhmoe_h2")
   config.model.moe.linear_bias = False
-  assert found - count_parameters(resolve(config).model).total == 6 * 2 * 768
+  assert found - count_parameters(resolve(config).task).total == 6 * 2 * 768
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,8 @@ def measure_step() -> dict:
   """Tokens per second of CPU that a step of configs/tiny.py consumes."""
   cfg = resolve(tiny.get_config())
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = make_state(cfg.model, optimizer, 0)
-  step = jax.jit(make_train_step(cfg.model, cfg.objective, optimizer, 1))
+  state = make_state(cfg.task, optimizer, 0)
+  step = jax.jit(make_train_step(cfg.task, optimizer, 1))
   batch = next(make_train_feed(cfg.data, cfg.train.batch_size))
   state, _ = jax.block_until_ready(step(state, batch))
   start, tokens = time.process_time(), 0

@@ -18,7 +18,7 @@ MAKE = """
 import jax
 from mhmoe_jax.interop import runs
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
+from mhmoe_jax.tasks.language import init_params
 cfg = resolve(config)
 layout = jax.tree.map(lambda x: x.sharding, runs.lay_out(cfg)["params"])
 make = jax.jit(lambda: init_params(cfg.model, jax.random.key(0)), out_shardings=layout)

@@ -40,10 +40,8 @@ def make_run(row: str):
   """A function that trains one step and waits for it."""
   cfg = resolve(rows.get_config(row))
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
-  step = jax.jit(
-    make_train_step(cfg.model, cfg.objective, optimizer, 1), donate_argnums=0
-  )
+  state = jax.jit(lambda: make_state(cfg.task, optimizer, 0))()
+  step = jax.jit(make_train_step(cfg.task, optimizer, 1), donate_argnums=0)
   batch = make_batch(
     cfg.train.batch_size, cfg.data.sequence_length, cfg.model.vocab_size
   )

@@ -145,7 +145,7 @@ def train(job: Job, config, workdir: pathlib.Path) -> dict | None:
   if evaluation is None:
     return None
   cfg = resolve(config)
-  parameters = count_parameters(cfg.model)
+  parameters = count_parameters(cfg.task)
   metrics = read_metrics(workdir / "metrics.jsonl")
   speeds = [m["tokens_per_second"] for m in metrics if "tokens_per_second" in m]
   speeds = [speed for speed in speeds if speed == speed]

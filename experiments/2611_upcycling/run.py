@@ -81,7 +81,7 @@ def go_on(way: str, seed: int, dense: str) -> dict:
   return {
     "way": way,
     "seed": seed,
-    "parameters": count_parameters(cfg.model).total,
+    "parameters": count_parameters(cfg.task).total,
     "flops_ratio": ratio,
     "steps": config.train.num_steps,
     "bits_per_byte": result.evaluation.bits_per_byte,

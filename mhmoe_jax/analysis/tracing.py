@@ -59,6 +59,7 @@ def describe_model(
   Raises:
     ValueError: the model has no MoE layer.
   """
+  cfg.need("language", "a trace of text")
   model, layer = cfg.model, cfg.model.layer
   if model.ffn == "dense":
     raise ValueError("a trace needs a model with MoE layers, got model.ffn='dense'.")
@@ -66,7 +67,7 @@ def describe_model(
     name=name,
     step=step,
     config=config,
-    layers=tuple(range(model.period - 1, model.num_layers, model.period)),
+    layers=tuple(model.moe_blocks),
     num_heads=layer.num_heads,
     num_experts=layer.num_experts,
     top_k=layer.top_k,

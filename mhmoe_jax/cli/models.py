@@ -72,13 +72,12 @@ def train(argv: list[str]) -> int:
   if stopped:
     print("stopped by a signal; the same command continues")
     return code
-  if result.evaluation.load_NHE is not None:
-    figure = os.path.join(workdir, "expert_load.png")
-    layers = range(cfg.model.period - 1, cfg.model.num_layers, cfg.model.period)
+  for name, load_NHE in result.evaluation.loads.items():
+    figure = os.path.join(workdir, f"expert_load{name and '_'}{name}.png")
     with _afterwards("the figure of expert load"):
       from mhmoe_jax.analysis import figures
 
-      figures.draw_load(result.evaluation.load_NHE, list(layers), figure)
+      figures.draw_load(load_NHE, cfg.model.moe_blocks, figure)
       print(f"expert load     {figure}")
   if jax.process_count() == 1:  # No process of several has all of the parameters.
     options = {"num_samples": 2, "temperature": 0.7, "top_p": 0.95, "seed": 0}

@@ -28,7 +28,9 @@ def tokenizer(argv: list[str]) -> None:
   from mhmoe_jax.data import tokenizer as trainer
   from mhmoe_jax.train.config import resolve
 
-  texts = tasks.iterate_texts(resolve(values.config).data, "train")
+  cfg = resolve(values.config)
+  cfg.need("language", "a tokenizer of text")
+  texts = tasks.iterate_texts(cfg.data, "train")
   trainer.train_sentencepiece(texts, values.vocab_size, values.out)
   words = replace(
     argv,
@@ -56,7 +58,9 @@ def prepare(argv: list[str]) -> None:
   from mhmoe_jax.data import preparing
   from mhmoe_jax.train.config import resolve
 
-  data = resolve(values.config).data
+  cfg = resolve(values.config)
+  cfg.need("language", "preparing text")
+  data = cfg.data
   preparing.prepare(data, values.out, values.shards, _make_report())
   words = replace(
     argv,

@@ -160,3 +160,13 @@ def _no_vocabulary(name: str, error: Exception) -> ValueError:
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's path,"
     f" got vocabulary={name!r} ({type(error).__name__})."
   )
+
+
+def check_size(name: str, vocab_size: int) -> None:
+  """Raises ValueError unless an embedding of `vocab_size` has a row for every token."""
+  size = make_vocabulary(name).vocab_size
+  if size > vocab_size:
+    raise ValueError(
+      f"model.vocab_size must be at least the vocabulary's size, "
+      f"got model.vocab_size={vocab_size}, {size} tokens in {name!r}."
+    )

@@ -51,6 +51,7 @@ class RunLM(TemplateLM):
     progress: TextIO | None = None,
   ):
     super().__init__()
+    cfg.need("language", "the harness")
     self.params = params
     trained = cfg.data.sequence_length
     self.max_length = max_length or trained

@@ -42,6 +42,7 @@ def sample_texts(
   Returns:
     Prompts with their continuations, which end at the end of a document.
   """
+  cfg.need("language", "sampling")
   vocabulary = make_vocabulary(cfg.data.vocabulary)
   start = [begin_id(cfg.data.vocabulary), *vocabulary.encode(prompt)]
   room = cfg.data.sequence_length - len(start)

@@ -49,6 +49,7 @@ def export_model(
     raise ValueError(
       f"layout must be one of {', '.join(LAYOUTS)}, got layout={layout_name!r}."
     )
+  cfg.need("language", "an export")
   own = layout_name == "mhmoe" or cfg.model.ffn == "mhmoe"
   stored = saved.open_params(workdir, step)
   _check_model(cfg, stored.about)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from mhmoe_jax.models.config import TransformerConfig
-from mhmoe_jax.train.state import init_params
+from mhmoe_jax.tasks.language import init_params
 
 Path = tuple[str, ...]
 

@@ -23,7 +23,7 @@ def lay_out(cfg: RunConfig) -> State:
   )
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  return abstract_state(cfg.model, optimizer, mesh, rules)
+  return abstract_state(cfg.task, optimizer, mesh, rules)
 
 
 def check_new(workdir: str) -> None:

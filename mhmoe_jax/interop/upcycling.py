@@ -22,9 +22,9 @@ from mhmoe_jax import sharding
 from mhmoe_jax.interop import runs
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.moe.config import DROPLESS
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.saved import load_config, restore_params
-from mhmoe_jax.train.state import init_params
 
 # Of a model, what an upcycled one may have of its own.
 _OWN = {"ffn", "moe", "moe_every", "init", "dropout", "moe_dropout"}
@@ -46,6 +46,8 @@ def upcycle(workdir: str, config: ConfigDict, out: str) -> str:
     ValueError: the two models do not fit each other.
   """
   cfg, dense = resolve(config), resolve(ConfigDict(load_config(workdir)))
+  for run in (cfg, dense):
+    run.need("language", "upcycling")
   _check(dense.model, cfg.model)
   if cfg.data.vocabulary != dense.data.vocabulary:
     raise ValueError(

@@ -135,3 +135,15 @@ class TransformerConfig:
   def period(self) -> int:
     """Blocks until the pattern of dense and MoE blocks repeats."""
     return 1 if self.ffn == "dense" else self.moe_every
+
+  @property
+  def moe_blocks(self) -> list[int]:
+    """Numbers of the blocks that have an MoE layer: the last of each period."""
+    if self.ffn == "dense":
+      return []
+    return list(range(self.period - 1, self.num_layers, self.period))
+
+  @property
+  def num_pools(self) -> int:
+    """Of experts in an MoE layer, of which a token sees one."""
+    return 1

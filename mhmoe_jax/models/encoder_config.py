@@ -146,3 +146,8 @@ class EncoderConfig:
       return []
     first = self.num_layers - self.moe_last
     return list(range(first + self.moe_every - 1, self.num_layers, self.moe_every))
+
+  @property
+  def num_pools(self) -> int:
+    """Of experts in an MoE layer, of which a token sees one."""
+    return 2 if self.pools == "modality" else 1

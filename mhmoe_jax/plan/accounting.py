@@ -8,10 +8,10 @@ initialiser, FLOPs from the matrix products in the jaxpr of the real loss, bytes
 the shapes that the backward pass keeps. What has no formula cannot drift.
 
 FLOPs are those of the model, not of an implementation: matrix products only, attention
-over all L x L pairs, experts on the rows they are chosen for, nothing recomputed. The
-grouped experts are a loop, a ragged product or a kernel, depending on the platform, so
-they are left out of the walk and replaced by their definition, `expert_ffn`, on as many
-rows.
+over all pairs of a sequence, experts on the rows they are chosen for, nothing
+recomputed. The grouped experts are a loop, a ragged product or a kernel, depending on
+the platform, so they are left out of the walk and replaced by their definition,
+`expert_ffn`, on as many rows.
 """
 
 import dataclasses
@@ -23,14 +23,11 @@ import jax
 from jax.extend import core
 import jax.numpy as jnp
 
-from mhmoe_jax.models.config import TransformerConfig
-from mhmoe_jax.models.transformer import Decoder
 from mhmoe_jax.moe.experts import ExpertFfn
 from mhmoe_jax.moe.ffn import expert_ffn
+from mhmoe_jax.tasks.task import Batch, Task
 from mhmoe_jax.train.config import RunConfig
-from mhmoe_jax.train.objective import Batch, ObjectiveConfig, lm_loss
 from mhmoe_jax.train.optimizer import make_optimizer
-from mhmoe_jax.train.state import init_params
 
 # How the grouped experts may appear in a jaxpr; `count_flops` counts their definition.
 GROUPED = ("while", "ragged_dot_general", "pallas_call")
@@ -60,50 +57,49 @@ class Sizes(NamedTuple):
   activations: int  # that one part of a batch keeps for its backward pass
 
 
-def count_parameters(config: TransformerConfig, params: Any = None) -> Parameters:
+def count_parameters(task: Task, params: Any = None) -> Parameters:
   """Parameters of the model.
 
   A token uses top_k of the experts for each of its sub-tokens; if different sub-tokens
-  chose different experts these are top_k * num_heads experts, at most all.
+  chose different experts these are top_k * num_heads experts, at most all of its pool.
 
   Args:
-    config: of the model.
+    task: with the config of the model.
     params: the model's parameters or their shapes, where they are at hand.
   """
   expert = other = 0
-  shapes = _shapes(config) if params is None else params
+  shapes = _shapes(task) if params is None else params
   for path, x in jax.tree_util.tree_leaves_with_path(shapes):
     if any(getattr(k, "key", None) == "experts" for k in path):
       expert += x.size
     else:
       other += x.size
-  return parameters_of(config, expert, other)
+  return parameters_of(task.model, expert, other)
 
 
-def parameters_of(config: TransformerConfig, expert: int, other: int) -> Parameters:
+def parameters_of(config: Any, expert: int, other: int) -> Parameters:
   """All numbers of parameters, from those in the experts and those elsewhere."""
   layer = config.layer
   used = min(layer.top_k * layer.num_heads, layer.num_experts)
-  active = other + expert * used // layer.num_experts
+  active = other + expert * used // (layer.num_experts * config.num_pools)
   return Parameters(expert + other, active, expert, other)
 
 
 def count_flops(cfg: RunConfig, training: bool = True) -> Flops:
-  """FLOPs per token, at the config's sequence length.
+  """FLOPs per token, at the config's lengths of sequences.
 
   Args:
     cfg: of the run.
     training: False leaves `training` NaN and takes half the time.
   """
-  model, length = _plain(cfg.model), cfg.data.sequence_length
-  batch, params = abstract_batch(1, length), _shapes(model)
-  loss = _trace_loss(cfg.objective, model, 1, length)
-  forward = _walk(loss.jaxpr) + _expert_flops(model, length, backward=False)
+  task, length = _plain(cfg.task), cfg.task.tokens_per_example
+  loss, inputs = _trace_loss(task, 1), _inputs(task, 1)
+  forward = _walk(loss.jaxpr) + _expert_flops(cfg.model, length, backward=False)
   both = math.nan
   if training:
     grad = jax.grad(functools.partial(_apply_loss, loss))
-    both = _walk(jax.make_jaxpr(grad)(params, batch).jaxpr)
-    both += _expert_flops(model, length, backward=True)
+    both = _walk(jax.make_jaxpr(grad)(*inputs).jaxpr)
+    both += _expert_flops(cfg.model, length, backward=True)
   return Flops(forward / length, both / length)
 
 
@@ -114,20 +110,18 @@ def count_sizes(cfg: RunConfig) -> Sizes:
   `remat`, as traced on this platform; `plan.compile` asks the compiler instead.
   """
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  params, length = _shapes(cfg.model), cfg.data.sequence_length
+  params = _shapes(cfg.task)
   # Every kernel keeps the same.
   moe = dataclasses.replace(cfg.model.moe, backend="ragged")
-  model = dataclasses.replace(cfg.model, moe=moe)
+  task = dataclasses.replace(cfg.task, model=dataclasses.replace(cfg.model, moe=moe))
 
   def kept(examples: int) -> int:
-    loss = _trace_loss(cfg.objective, model, examples, length)
+    loss = _trace_loss(task, examples)
 
-    def residuals(params, batch):
-      return jax.vjp(lambda p: _apply_loss(loss, p, batch), params)[1]
+    def residuals(params, *rest):
+      return jax.vjp(lambda p: _apply_loss(loss, p, *rest), params)[1]
 
-    return tree_bytes(
-      jax.eval_shape(residuals, params, abstract_batch(examples, length))
-    )
+    return tree_bytes(jax.eval_shape(residuals, *_inputs(task, examples)))
 
   # Parameters are kept too. They are the same for one example and for two.
   examples = cfg.train.batch_size // cfg.train.accumulate_steps
@@ -138,60 +132,55 @@ def count_sizes(cfg: RunConfig) -> Sizes:
   )
 
 
-def abstract_batch(
-  batch_size: int, length: int, layout: jax.sharding.Sharding | None = None
-) -> Batch:
-  """Shapes of a training batch, laid out by `layout`."""
-  dtypes = dict.fromkeys(("inputs", "targets", "positions", "segments"), jnp.int32)
-  return {
-    name: jax.ShapeDtypeStruct((batch_size, length), dtype, sharding=layout)
-    for name, dtype in (dtypes | {"weights": jnp.float32}).items()
-  }
-
-
 def tree_bytes(tree) -> int:
   """Bytes of all arrays of a tree."""
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _plain(model: TransformerConfig) -> TransformerConfig:
-  """The model of equal parameters and work that is traced soonest.
+def _plain(task: Task) -> Task:
+  """The task with the model of equal parameters and work that is traced soonest.
 
   They depend neither on who moves the sub-tokens and by which kernel, nor on whether
   anything is recomputed.
   """
-  moe = dataclasses.replace(model.moe, dispatch="sorted", backend="ragged")
-  return dataclasses.replace(model, moe=moe, remat=False)
+  moe = dataclasses.replace(task.model.moe, dispatch="sorted", backend="ragged")
+  return dataclasses.replace(
+    task, model=dataclasses.replace(task.model, moe=moe, remat=False)
+  )
 
 
-def _shapes(model: TransformerConfig) -> Any:
-  return _trace_shapes(_plain(model))
-
-
-@functools.lru_cache(8)
-def _trace_shapes(model: TransformerConfig) -> Any:
-  return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+def _shapes(task: Task) -> Any:
+  return _trace_shapes(_plain(task))
 
 
 @functools.lru_cache(8)
-def _trace_loss(
-  objective: ObjectiveConfig, model: TransformerConfig, examples: int, length: int
-) -> core.ClosedJaxpr:
-  """The training loss of the shapes of parameters and of a batch."""
-  decoder = Decoder(model, deterministic=False)
-
-  def loss(params, batch):
-    key = jax.random.key(0)
-    return lm_loss(objective, decoder, params, batch, key, jnp.float32(1))[0]
-
-  return jax.make_jaxpr(loss)(_shapes(model), abstract_batch(examples, length))
+def _trace_shapes(task: Task) -> Any:
+  return jax.eval_shape(lambda: task.init(jax.random.key(0)))
 
 
-def _apply_loss(loss: core.ClosedJaxpr, params, batch) -> jax.Array:
-  return core.jaxpr_as_fun(loss)(*jax.tree.leaves((params, batch)))[0]
+def _inputs(task: Task, examples: int) -> tuple[Any, Any, Batch]:
+  """Shapes of the parameters, of what is fixed, and of a batch."""
+  return _shapes(task), task.fixed_shapes(), task.batch_shapes(examples)
 
 
-def _expert_flops(model: TransformerConfig, tokens: int, backward: bool) -> int:
+@functools.lru_cache(8)
+def _trace_loss(task: Task, examples: int) -> core.ClosedJaxpr:
+  """The training loss of `_inputs`."""
+
+  def loss(params, fixed, batch):
+    # Of any value: they are numbers to divide by.
+    totals = jax.tree.map(jnp.ones_like, task.totals(batch))
+    found = task.loss(params, fixed, batch, jax.random.key(0), totals)
+    return found.share + found.mean
+
+  return jax.make_jaxpr(loss)(*_inputs(task, examples))
+
+
+def _apply_loss(loss: core.ClosedJaxpr, *inputs) -> jax.Array:
+  return core.jaxpr_as_fun(loss)(*jax.tree.leaves(inputs))[0]
+
+
+def _expert_flops(model: Any, tokens: int, backward: bool) -> int:
   if model.ffn == "dense":
     return 0
   layer, dtype = model.layer, jnp.dtype(model.dtype)
@@ -208,7 +197,7 @@ def _expert_flops(model: TransformerConfig, tokens: int, backward: bool) -> int:
 
   rows = tokens * layer.num_heads * layer.top_k
   jaxpr = jax.make_jaxpr(on_rows)(jax.ShapeDtypeStruct((rows, width), dtype)).jaxpr
-  return _walk(jaxpr) * (model.num_layers // model.period)
+  return _walk(jaxpr) * len(model.moe_blocks)
 
 
 def _walk(jaxpr) -> int:

@@ -18,7 +18,6 @@ import time
 import jax
 
 from mhmoe_jax import sharding
-from mhmoe_jax.plan.accounting import abstract_batch
 from mhmoe_jax.plan.chips import Chip, chip_of
 from mhmoe_jax.plan.costs import Collective, read_costs
 from mhmoe_jax.train.config import RunConfig
@@ -128,11 +127,13 @@ def compile_step(
   sharding.check_batch(cfg.train.batch_size // accumulate, mesh)
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = abstract_state(cfg.model, optimizer, mesh, rules)
-  batch = abstract_batch(
-    cfg.train.batch_size, cfg.data.sequence_length, sharding.batch_sharding(mesh)
+  state = abstract_state(cfg.task, optimizer, mesh, rules)
+  layout = sharding.batch_sharding(mesh)
+  batch = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+    cfg.task.batch_shapes(cfg.train.batch_size),
   )
-  step = make_train_step(cfg.model, cfg.objective, optimizer, accumulate)
+  step = make_train_step(cfg.task, optimizer, accumulate)
 
   about = {"chip": chip, "num_devices": len(devices), "mesh": dict(mesh.shape)}
   with jax.set_mesh(mesh):

@@ -105,7 +105,7 @@ def _draw_line(resized: Callable[[int], RunConfig], least: int = 1) -> _Line:
 
 
 def _count(cfg: RunConfig) -> _Costs:
-  parameters = count_parameters(cfg.model)
+  parameters = count_parameters(cfg.task)
   flops = count_flops(cfg, training=False).forward
   return _Costs(parameters.expert, parameters.other, flops)
 

@@ -40,7 +40,7 @@ def plan_model(cfg: RunConfig) -> ModelPlan:
   """Counts a config's parameters, FLOPs and bytes, and those of its rivals."""
   return ModelPlan(
     cfg,
-    accounting.count_parameters(cfg.model),
+    accounting.count_parameters(cfg.task),
     accounting.count_flops(cfg),
     accounting.count_sizes(cfg),
     parity.rivals(cfg),
@@ -58,7 +58,7 @@ class StepPlan:
   @property
   def tokens(self) -> int:
     """Per step."""
-    return self.cfg.train.batch_size * self.cfg.data.sequence_length
+    return self.cfg.train.batch_size * self.cfg.task.tokens_per_example
 
   def text(self) -> str:
     """A dozen lines."""

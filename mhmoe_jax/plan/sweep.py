@@ -130,7 +130,7 @@ def _try(cfg: RunConfig, topology: str, slices: int, changes: dict) -> Candidate
     model=dataclasses.replace(cfg.model, **model),
     train=dataclasses.replace(cfg.train, **train),
   )
-  tokens = cfg.train.batch_size * cfg.data.sequence_length
+  tokens = cfg.train.batch_size * cfg.task.tokens_per_example
   try:
     compiled = compile_step(cfg, topology, slices, quick=True)
   except ValueError as error:  # such as a batch that the mesh does not divide

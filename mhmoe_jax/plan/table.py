@@ -18,9 +18,9 @@ def describe_model(
       f"parameters   {parameters.total:,}: {parameters.expert:,} in experts, "
       f"{parameters.other:,} elsewhere; at most {parameters.active:,} active per token",
       f"FLOPs/token  {flops.forward:.4g} forward, {flops.training:.4g} training, "
-      f"at {cfg.data.sequence_length} tokens per sequence",
+      f"at {cfg.task.tokens_per_example} tokens per example",
       f"bytes        {size(sizes.params)} parameters, {size(sizes.optimizer)} "
-      f"optimizer state, {size(sizes.activations)} activations of {part} sequences, "
+      f"optimizer state, {size(sizes.activations)} activations of {part} examples, "
       "over all devices",
     ]
   )

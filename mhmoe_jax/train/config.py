@@ -1,12 +1,15 @@
 """From a ConfigDict to frozen dataclasses, where every value is checked at once."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.models.config import TransformerConfig
-from mhmoe_jax.train.objective import ObjectiveConfig
+from mhmoe_jax.tasks.language import Language
+from mhmoe_jax.tasks.objective import ObjectiveConfig
+from mhmoe_jax.tasks.task import Task
 from mhmoe_jax.train.optimizer import OptimizerConfig
 
 
@@ -66,16 +69,42 @@ class LoopConfig:
       )
 
 
+class _Kind(NamedTuple):
+  """A task, and the tables that it is made from."""
+
+  task: type[Task]
+  model: type
+  data: type
+  objective: type
+
+
+# By the name in `config.task`.
+TASKS = {
+  "language": _Kind(Language, TransformerConfig, DataConfig, ObjectiveConfig),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-  """All of a run."""
+  """All of a run; the types of three tables are those of its task."""
 
-  model: TransformerConfig
-  data: DataConfig
-  objective: ObjectiveConfig
+  task_name: str
+  model: Any
+  data: Any
+  objective: Any
   optimizer: OptimizerConfig
   mesh: MeshConfig
   train: LoopConfig
+
+  @property
+  def task(self) -> Task:
+    """What the model learns."""
+    return TASKS[self.task_name].task(self.model, self.data, self.objective)
+
+  def need(self, name: str, what: str) -> None:
+    """Raises ValueError if the run is of another task than `what` is for."""
+    if self.task_name != name:
+      raise ValueError(f"{what} needs a run of task {name}, got {self.task_name}.")
 
 
 def resolve(config: ConfigDict) -> RunConfig:
@@ -85,11 +114,18 @@ def resolve(config: ConfigDict) -> RunConfig:
     ValueError: for an unknown or missing key, a wrong type, or a value that cannot
       work; one line that names the rule and the numbers.
   """
-  return _build(RunConfig, config.to_dict(), "config")
+  table = config.to_dict()
+  name = table.pop("task", None)
+  if name not in TASKS:
+    raise ValueError(f"config.task must be one of {', '.join(TASKS)}, got {name!r}.")
+  kind = TASKS[name]
+  types = {"model": kind.model, "data": kind.data, "objective": kind.objective}
+  types |= {"optimizer": OptimizerConfig, "mesh": MeshConfig, "train": LoopConfig}
+  return RunConfig(name, **_check(types, table, "config"))
 
 
-def _build(kind: type, table: dict, where: str):
-  fields = {field.name: field.type for field in dataclasses.fields(kind)}
+def _check(fields: dict[str, type], table: dict, where: str) -> dict[str, Any]:
+  """The values of a table, which must have just these keys, of these types."""
   for key in [*table, *fields]:
     if key not in fields or key not in table:
       problem = "unknown" if key not in fields else "missing"
@@ -100,7 +136,8 @@ def _build(kind: type, table: dict, where: str):
   for key, want in fields.items():
     value = table[key]
     if dataclasses.is_dataclass(want):
-      value = _build(want, value, f"{where}.{key}")
+      types = {field.name: field.type for field in dataclasses.fields(want)}
+      value = want(**_check(types, value, f"{where}.{key}"))
     elif want is float and type(value) is int:
       value = float(value)
     elif type(value) is not want:
@@ -109,7 +146,7 @@ def _build(kind: type, table: dict, where: str):
         f"of type {type(value).__name__}."
       )
     values[key] = value
-  return kind(**values)
+  return values
 
 
 def describe_changes(before: dict, now: dict, where: str = "") -> list[str]:

@@ -7,16 +7,11 @@ import jax
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
-from mhmoe_jax.data.streams import make_train_feed, warn_of_overlap
 from mhmoe_jax.evals.judge import make_judge
+from mhmoe_jax.tasks.task import Evaluation
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import describe_changes, resolve
-from mhmoe_jax.train.evaluate import (
-  Evaluation,
-  check_vocabulary,
-  evaluate_split,
-  make_eval_step,
-)
+from mhmoe_jax.train.evaluate import Evaluator
 from mhmoe_jax.train.lock import hold
 from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.processes import all_or_none, check_same, deal_streams
@@ -53,24 +48,24 @@ def train(
     cfg.mesh.replica, cfg.mesh.data, cfg.mesh.expert, cfg.mesh.model
   )
   sharding.check_batch(cfg.train.batch_size // cfg.train.accumulate_steps, mesh)
-  streams = deal_streams(mesh, cfg.train.batch_size, cfg.data.streams)
+  task, size = cfg.task, cfg.train.batch_size
+  streams = deal_streams(mesh, size, cfg.data.streams)
   with all_or_none():
-    check_vocabulary(cfg.data.vocabulary, cfg.model.vocab_size)
-    train_feed = make_train_feed(cfg.data, cfg.train.batch_size, streams.read)
-    warn_of_overlap(cfg.data)
+    task.check()
+    train_feed = task.train_feed(size, streams.read)
     judge = make_judge(cfg, mesh) if cfg.train.harness_every else None
   check_same(train_feed.pipeline, "the data")
 
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
-  abstract = abstract_state(cfg.model, optimizer, mesh, rules)
+  abstract = abstract_state(task, optimizer, mesh, rules)
   layout, readable = jax.tree.map(lambda x: x.sharding, abstract), sharding.copies(mesh)
   train_step = jax.jit(
-    make_train_step(cfg.model, cfg.objective, optimizer, cfg.train.accumulate_steps),
+    make_train_step(task, optimizer, cfg.train.accumulate_steps),
     donate_argnums=0,
     out_shardings=(layout, readable),
   )
-  eval_step = jax.jit(make_eval_step(cfg.model), out_shardings=readable)
+  evaluate = Evaluator(task, size, mesh, cfg.train.eval_batches)
 
   with contextlib.ExitStack() as run:
     run.enter_context(hold(workdir))
@@ -79,7 +74,10 @@ def train(
     start = 0 if restored is None else restored.step
     report = run.enter_context(Report(cfg, workdir, start))
     if restored is None:
-      state = init_state(cfg.model, optimizer, cfg.train.seed, abstract)
+      with all_or_none():
+        if jax.process_index() == 0:
+          task.prepare(workdir, report.progress.note)
+      state = init_state(task, optimizer, cfg.train.seed, abstract, workdir)
     else:
       state, note = restored.state, ""
       if start:  # Parameters from elsewhere (interop/) have read nothing yet.
@@ -92,10 +90,10 @@ def train(
         report.progress.note(f"changed since the checkpoint: {change}")
 
     def validate(step: int) -> Evaluation:
-      size, limit = cfg.train.batch_size, cfg.train.eval_batches
+      arrays = state["params"], state.get("fixed", {})
       with report.progress.paused():
-        result = evaluate_split(eval_step, state["params"], cfg.data, size, mesh, limit)
-      report.evaluation(step, result)
+        result, pictures = evaluate(*arrays), evaluate.draw(*arrays)
+      report.evaluation(step, result, pictures)
       return result
 
     profile_at = start + 11  # past compilation
@@ -105,7 +103,7 @@ def train(
     for step in range(start + 1, cfg.train.num_steps + 1):
       if cfg.train.profile_steps and step == profile_at:
         jax.profiler.start_trace(f"{workdir}/tensorboard")
-      batch = sharding.place_batch(next(train_feed), mesh, cfg.train.batch_size)
+      batch = sharding.place_batch(next(train_feed), mesh, size)
       state, metrics = train_step(state, batch)
       if unread:  # The host reads one step late, while the device computes.
         report.step(*unread)

@@ -2,10 +2,10 @@
 
 `<workdir>/metrics.jsonl`, one JSON object per log point, is the record that figures
 and comparisons read; TensorBoard is for watching.  Which metrics there are is decided
-in `train/objective.py` and `train/loop.py`.  The line for a human: `train/progress.py`.
+in `tasks/` and `train/report.py`.  The line for a human: `train/progress.py`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 import logging
@@ -21,30 +21,32 @@ from mhmoe_jax.moe.telemetry import active_share
 _log = logging.getLogger(__name__)
 
 
-def flatten_metrics(metrics: Mapping[str, Any], period: int) -> dict[str, float]:
+def flatten_metrics(
+  metrics: Mapping[str, Any], blocks: Sequence[int]
+) -> dict[str, float]:
   """Scalars by name, from the metrics of a step on the host.
 
   What is stacked over the MoE layers, (N, ...), gives its mean and, as "name/block_3",
   the value of each block.  "router/load_HE" is too much for a record: it gives
   "router/max_load", the load of the busiest expert in units of an even share, 1 / E,
   "router/load_entropy", the entropy of the load over log E, 1 when it is even, and
-  "router/active_experts", the share of experts that `active_share` counts.
+  "router/active_experts", the share of experts that `active_share` counts. Names may
+  have a prefix.
 
   Args:
-    metrics: of `lm_loss`, as numpy arrays.
-    period: `TransformerConfig.period`; the last of each period of blocks has the MoE.
+    metrics: of `make_train_step`, as numpy arrays.
+    blocks: numbers of those that have an MoE layer.
   """
-  metrics = {k: v for k, v in metrics.items() if k != "router/distinct_X"}
-  if "router/load_HE" in metrics:
-    load_NE = metrics.pop("router/load_HE").mean(axis=1)
-    metrics["router/max_load"] = load_NE.max(axis=-1) * load_NE.shape[-1]
-    metrics["router/load_entropy"] = _evenness(load_NE)
-    metrics["router/active_experts"] = active_share(load_NE)
+  metrics = {k: v for k, v in metrics.items() if not k.endswith("router/distinct_X")}
+  for name in [name for name in metrics if name.endswith("router/load_HE")]:
+    load_NE, where = metrics.pop(name).mean(axis=1), name.removesuffix("load_HE")
+    metrics[f"{where}max_load"] = load_NE.max(axis=-1) * load_NE.shape[-1]
+    metrics[f"{where}load_entropy"] = _evenness(load_NE)
+    metrics[f"{where}active_experts"] = active_share(load_NE)
   flat = {}
   for name, value in metrics.items():
     flat[name] = float(np.mean(value))
     if np.ndim(value):
-      blocks = range(period - 1, period * len(value), period)
       flat |= {
         f"{name}/block_{i}": float(x) for i, x in zip(blocks, value, strict=True)
       }

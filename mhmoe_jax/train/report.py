@@ -1,13 +1,15 @@
 """What a run tells while it trains: metrics, pictures, progress, a stop at NaN."""
 
+from collections.abc import Mapping
 import contextlib
 import math
 
 import jax
+import numpy as np
 
+from mhmoe_jax.tasks.task import Evaluation
 from mhmoe_jax.train import images
 from mhmoe_jax.train.config import RunConfig
-from mhmoe_jax.train.evaluate import Evaluation
 from mhmoe_jax.train.metrics import MetricWriter, flatten_metrics
 from mhmoe_jax.train.optimizer import make_schedule
 from mhmoe_jax.train.progress import ProgressLine
@@ -30,7 +32,7 @@ class Report:
     self._writer = MetricWriter(workdir, start, silent=silent)
     self.progress = ProgressLine(
       cfg.train.num_steps,
-      cfg.train.batch_size * cfg.data.sequence_length,
+      cfg.train.batch_size * cfg.task.tokens_per_example,
       process_index=jax.process_index(),
     )
 
@@ -55,7 +57,7 @@ class Report:
     finite = math.isfinite(loss) and math.isfinite(grad_norm)
     last = step == self._cfg.train.num_steps
     if step % self._cfg.train.log_every == 0 or last or not finite:
-      row = flatten_metrics(jax.device_get(metrics), self._cfg.model.period)
+      row = flatten_metrics(jax.device_get(metrics), self._cfg.model.moe_blocks)
       row["learning_rate"] = float(self._learning_rate(step - 1))
       row["tokens_per_second"] = self.progress.show(step, loss)
       self._writer.write(step, row)
@@ -70,31 +72,29 @@ class Report:
 
   def _draw(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Shows the routing of a step, on process 0 alone: nothing here may be of jax."""
-    if jax.process_index() != 0 or "router/load_HE" not in metrics:
+    if jax.process_index() != 0:
       return
-    model = self._cfg.model
-    blocks = range(model.period - 1, model.num_layers, model.period)
-    load_NHE, distinct_NX = jax.device_get(
-      (metrics["router/load_HE"], metrics["router/distinct_X"])
-    )
-    image = images.draw_load(load_NHE.mean(axis=1), blocks)
-    self._writer.write_image(step, "router/load", image)
-    image = images.draw_distinct(distinct_NX, blocks)
-    self._writer.write_image(step, "router/distinct_experts", image)
+    blocks = self._cfg.model.moe_blocks
+    for name in metrics:
+      if not name.endswith("router/load_HE"):
+        continue
+      where = name.removesuffix("load_HE")
+      load_NHE, distinct_NX = jax.device_get(
+        (metrics[name], metrics[f"{where}distinct_X"])
+      )
+      image = images.draw_load(load_NHE.mean(axis=1), blocks)
+      self._writer.write_image(step, f"{where}load", image)
+      image = images.draw_distinct(distinct_NX, blocks)
+      self._writer.write_image(step, f"{where}distinct_experts", image)
 
-  def evaluation(self, step: int, result: Evaluation) -> None:
-    """Writes and shows an evaluation."""
-    row = {}
-    for name, part in {"": result, **result.members}.items():
-      where = f"valid/{name}/" if name else "valid/"
-      row[where + "loss"] = part.loss
-      row[where + "perplexity"] = part.perplexity
-      row[where + "bits_per_byte"] = part.bits_per_byte
-    self._writer.write(step, row)
-    self.progress.note(
-      f"step {step}  validation: loss {result.loss:.4f}  "
-      f"bits per byte {result.bits_per_byte:.4f}"
-    )
+  def evaluation(
+    self, step: int, result: Evaluation, pictures: Mapping[str, np.ndarray]
+  ) -> None:
+    """Writes and shows an evaluation, and pictures of it."""
+    self._writer.write(step, {f"valid/{k}": x for k, x in result.scalars().items()})
+    for name, picture in pictures.items():
+      self._writer.write_image(step, f"valid/{name}", picture)
+    self.progress.note(f"step {step}  validation: {result.in_short()}")
 
   def harness(self, step: int, scalars: dict[str, float]) -> None:
     """Writes and shows scores on tasks."""

@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 from mhmoe_jax import sharding
 from mhmoe_jax.train.config import RunConfig, resolve
 from mhmoe_jax.train.saved import load_config, restore_params
-from mhmoe_jax.train.state import init_params
 
 
 def load_model(
@@ -33,7 +32,7 @@ def load_model(
   layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   if same and mesh is None:
     return cfg, restore_params(workdir, layout, step)
-  shapes = jax.eval_shape(lambda: init_params(cfg.model, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: cfg.task.init(jax.random.key(0)))
   if mesh is None:
     layouts = jax.tree.map(lambda _: layout, shapes)
   else:

@@ -30,7 +30,7 @@ logging.getLogger("absl").addFilter(_is_not_chatter)
 logging.getLogger("asyncio").addFilter(lambda record: not record.exc_info)
 
 
-# Keys of tables that runs may be older than, and what such runs did.
+# Keys of tables that runs of language may be older than, and what such runs did.
 _YOUNGER = {
   "data": {"prepared": ""},
   "train": {
@@ -73,6 +73,9 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
 
 def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   """A saved config that may be older than some of today's keys, with all of them."""
+  config = {"task": "language"} | config
+  if config["task"] != "language":
+    return config
   if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):
     config = config | {"model": _before_norm_epsilon(config["model"])}
   return _supply(config, _YOUNGER)

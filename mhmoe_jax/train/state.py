@@ -1,5 +1,6 @@
 """The training state: `{"step", "params", "opt_state", "rng"}`, plain arrays in a dict.
 
+Of a task that has some, "fixed" arrays are among them, which no step changes.
 Its layout over the mesh follows from the parameters' names (`sharding.tree_shardings`);
 initialised on any mesh, it has the same values.
 """
@@ -7,35 +8,25 @@ initialised on any mesh, it has the same values.
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import numpy as np
 import optax
 
-from mhmoe_jax.models.config import TransformerConfig
-from mhmoe_jax.models.transformer import Decoder
-from mhmoe_jax.sharding import AxisRules, tree_shardings
+from mhmoe_jax.sharding import AxisRules, copies, tree_shardings
+from mhmoe_jax.tasks.task import Params, Task
 
 State = dict
 
 
-def init_params(config: TransformerConfig, key: jax.Array):
-  """Freshly initialised parameters; to be called outside `jax.set_mesh`."""
-  # One token is enough, since no parameter's shape depends on how many there are; but
-  # one example cannot be split over a mesh.
-  one_BL = jnp.ones((1, 1), jnp.int32)
-  return Decoder(config).init(key, one_BL, one_BL * 0, one_BL)["params"]
-
-
-def make_state(
-  config: TransformerConfig, optimizer: optax.GradientTransformation, seed: int
-) -> State:
-  """The state before the first step; for `jax.jit` or `jax.eval_shape`."""
+def make_state(task: Task, optimizer: optax.GradientTransformation, seed: int) -> State:
+  """The state before the first step, without "fixed"; for `jax.jit`."""
   params_key, _ = _keys(seed)
-  return fresh_state(init_params(config, params_key), optimizer, seed)
+  return fresh_state(task.init(params_key), optimizer, seed)
 
 
 def fresh_state(
-  params: dict, optimizer: optax.GradientTransformation, seed: int
+  params: Params, optimizer: optax.GradientTransformation, seed: int
 ) -> State:
-  """The state before the first step from given parameters."""
+  """The state before the first step from given parameters, without "fixed"."""
   _, key = _keys(seed)
   return {
     "step": jnp.zeros((), jnp.int32),
@@ -52,27 +43,40 @@ def _keys(seed: int) -> tuple[jax.Array, jax.Array]:
 
 
 def abstract_state(
-  config: TransformerConfig,
+  task: Task,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   rules: AxisRules,
 ) -> State:
   """Shapes, dtypes and shardings of the state, without any array."""
-  shapes = jax.eval_shape(lambda: make_state(config, optimizer, 0))
+  shapes = jax.eval_shape(lambda: make_state(task, optimizer, 0))
+  layouts = tree_shardings(shapes, mesh, rules)
+  if fixed := task.fixed_shapes():
+    shapes["fixed"] = fixed
+    layouts["fixed"] = jax.tree.map(lambda _: copies(mesh), fixed)
   return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    tree_shardings(shapes, mesh, rules),
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layouts
   )
 
 
 def init_state(
-  config: TransformerConfig,
+  task: Task,
   optimizer: optax.GradientTransformation,
   seed: int,
   abstract: State,
+  workdir: str,
 ) -> State:
-  """The state before the first step, laid out as `abstract` says."""
-  shardings = jax.tree.map(lambda x: x.sharding, abstract)
-  make = jax.jit(lambda: make_state(config, optimizer, seed), out_shardings=shardings)
-  return make()
+  """The state before the first step, laid out as `abstract` says.
+
+  What is fixed is read from where `task.prepare` left it, in `workdir` or elsewhere.
+  """
+  layout = jax.tree.map(lambda x: x.sharding, abstract)
+  fixed_layout = layout.pop("fixed", {})
+  make = jax.jit(lambda: make_state(task, optimizer, seed), out_shardings=layout)
+  fixed = jax.tree.map(_put, task.make_fixed(workdir), fixed_layout)
+  return make() | ({"fixed": fixed} if fixed else {})
+
+
+def _put(x: np.ndarray, layout: jax.sharding.Sharding) -> jax.Array:
+  """An array that every process has, on the mesh."""
+  return jax.make_array_from_callback(x.shape, layout, lambda index: x[index])

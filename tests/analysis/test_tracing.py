@@ -11,8 +11,8 @@ from mhmoe_jax.analysis import tracing
 from mhmoe_jax.analysis.trace import load_trace
 from mhmoe_jax.data.documents import Document
 from mhmoe_jax.models.transformer import Decoder
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 from tests.train.small import small_config
 
 DOCUMENTS = [

@@ -17,8 +17,8 @@ from mhmoe_jax import sharding
 from mhmoe_jax.data.bpe import TiktokenVocabulary
 from mhmoe_jax.evals import lm
 from mhmoe_jax.models.transformer import Decoder
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
 LENGTH = 24  # tokens that the model sees at once

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhmoe_jax.evals.perplexity import evaluate_model
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 from tests.train.small import small_config
 
 

@@ -9,8 +9,8 @@ import tiktoken
 from mhmoe_jax.data.bpe import TiktokenVocabulary
 from mhmoe_jax.data.vocabularies import ByteVocabulary
 from mhmoe_jax.evals import sampling
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 from tests.train.small import small_config
 
 

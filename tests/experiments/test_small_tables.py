@@ -10,7 +10,8 @@ import pytest
 
 from mhmoe_jax.moe.config import MoeConfig
 from mhmoe_jax.plan import matching
-from mhmoe_jax.train import evaluate, loop, metrics
+from mhmoe_jax.tasks.language import LanguageEvaluation
+from mhmoe_jax.train import loop, metrics
 from mhmoe_jax.train.config import resolve
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "2611_small_tables"
@@ -128,7 +129,7 @@ def test_what_a_result_tells(run, tmp_path, monkeypatch):
   speeds = ({"tokens_per_second": x} for x in (math.nan, 512.0, 1024.0, 4096.0))
   found = [{"step": 6, "valid/loss": 2.0}, *speeds, {"step": 12, "valid/loss": 1.0}]
   load_NHE = np.full((2, 4, 8), 1 / 8)
-  evaluation = evaluate.Evaluation(1.0, 0.5, 10, 20, load_NHE)
+  evaluation = LanguageEvaluation(1.0, 0.5, 10, 20, load_NHE)
   result = loop.Result(12, {}, evaluation, 1024.0)
   monkeypatch.setattr(loop, "train", lambda *_: result)
   monkeypatch.setattr(metrics, "read_metrics", lambda _: found)

@@ -4,8 +4,8 @@ import jax
 
 from configs import base
 from mhmoe_jax.interop import runs
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 
 MIXTRAL = {"ffn": "smoe", "moe_every": 1, "activation": "swiglu"}
 

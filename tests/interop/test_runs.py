@@ -18,7 +18,7 @@ def test_the_first_steps_are_those_of_a_fresh_run(tmp_path):
   config.train.num_steps = 2
   cfg = resolve(config)
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = init_state(cfg.model, optimizer, cfg.train.seed, runs.lay_out(cfg))
+  state = init_state(cfg.task, optimizer, cfg.train.seed, runs.lay_out(cfg), "")
   runs.start_run(config, str(tmp_path / "given"), state["params"])
   fresh = loop.train(config, str(tmp_path / "fresh"))
   given = loop.train(config, str(tmp_path / "given"))

@@ -9,8 +9,8 @@ import pytest
 from mhmoe_jax import MoeConfig
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.transformer import Decoder
-from mhmoe_jax.train.objective import cross_entropy
-from mhmoe_jax.train.state import init_params
+from mhmoe_jax.tasks.language import init_params
+from mhmoe_jax.tasks.objective import cross_entropy
 from tests.golden import golden
 
 CONFIG = TransformerConfig(

@@ -30,7 +30,7 @@ def test_dense_model(activation, matrices, remat):
   config = small("dense")
   config.model.update({"activation": activation, "remat": remat})
   cfg = resolve(config)
-  parameters = accounting.count_parameters(cfg.model)
+  parameters = accounting.count_parameters(cfg.task)
   block = 4 * D * D + matrices * D * F + 2 * D
   assert parameters == (N * block + D + V * D,) * 2 + (0, N * block + D + V * D)
   forward = N * (attention() + matrices * 2 * D * F) + 2 * D * V
@@ -42,7 +42,7 @@ def test_grouped_queries():
   config = small("dense")
   config.model.update({"num_kv_heads": 2, "head_dim": 12, "qk_norm": "head"})
   cfg = resolve(config)
-  parameters = accounting.count_parameters(cfg.model)
+  parameters = accounting.count_parameters(cfg.task)
   maps = (4 + 2 + 2 + 4) * 12 * D
   block = maps + 2 * 12 + 2 * D * F + 2 * D
   assert parameters.total == N * block + D + V * D
@@ -56,7 +56,7 @@ def test_moe_model(heads, dispatch):
   """Every second block has experts: 6 of width 20, of which 3 serve a sub-token."""
   M, E, K, X = D // heads, 6, 3, 20
   cfg = resolve(small("mhmoe", num_heads=heads, dispatch=dispatch))
-  parameters = accounting.count_parameters(cfg.model)
+  parameters = accounting.count_parameters(cfg.task)
   expert = 2 * E * 2 * M * X
   layer = 2 * D * D + M * E
   other = N * (4 * D * D + 2 * D) + 2 * 2 * D * F + 2 * layer + D + V * D
@@ -70,16 +70,16 @@ def test_moe_model(heads, dispatch):
 
 
 def test_smoe_has_no_head_and_merge_layers():
-  smoe = accounting.count_parameters(resolve(small("smoe", num_heads=4)).model)
+  smoe = accounting.count_parameters(resolve(small("smoe", num_heads=4)).task)
   same = accounting.count_parameters(
-    resolve(small("mhmoe", num_heads=1, num_linear=0)).model
+    resolve(small("mhmoe", num_heads=1, num_linear=0)).task
   )
   assert smoe == same
 
 
 def test_sizes():
   cfg = resolve(small("mhmoe"))
-  parameters = accounting.count_parameters(cfg.model).total
+  parameters = accounting.count_parameters(cfg.task).total
   sizes = accounting.count_sizes(cfg)
   assert sizes.params == 4 * parameters
   assert sizes.optimizer == 8 * parameters + 2 * 4  # two moments and two counts
@@ -96,8 +96,7 @@ def test_remat_keeps_less_and_parts_are_smaller():
   assert N * 2 * L * D * 4 < kept < whole // 4
 
 
-def test_abstract_batch_is_what_the_feed_gives():
-  batch = accounting.abstract_batch(2, L)
-  assert sorted(batch) == ["inputs", "positions", "segments", "targets", "weights"]
+def test_the_bytes_of_a_tree():
+  batch = resolve(small("mhmoe")).task.batch_shapes(2)
   assert {x.shape for x in jax.tree.leaves(batch)} == {(2, L)}
   assert accounting.tree_bytes(batch) == 5 * 2 * L * 4

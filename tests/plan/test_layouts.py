@@ -5,8 +5,8 @@ from jax.sharding import AbstractMesh
 
 from configs.pod import paper1_256
 from mhmoe_jax import sharding
+from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 
 # Parameter, and the mesh axis of each of its dimensions; - is whole.
 GOLDEN = """

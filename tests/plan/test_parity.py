@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_model_itself(plan, found):
     else:
       model = dataclasses.replace(model, ffn_dim=rival.hidden)
     cfg = dataclasses.replace(plan.cfg, model=model)
-    assert rival.parameters == accounting.count_parameters(model)
+    assert rival.parameters == accounting.count_parameters(cfg.task)
     assert rival.flops == accounting.count_flops(cfg, training=False).forward
 
 

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-CONFIG = {"mesh": {"data": 8}, "optimizer": {"betas": [0.9, 0.95]}}
+CONFIG = {"task": "language", "mesh": {"data": 8}, "optimizer": {"betas": [0.9, 0.95]}}
 
 
 def make_mesh(data, expert):

@@ -240,7 +240,7 @@ def test_flatten_metrics():
       "router/load_HE": load_NHE,
       "router/distinct_X": np.array([[0.5, 0.5], [1.0, 0.0]]),  # for a picture
     },
-    period=2,
+    blocks=[1, 3],
   )
   assert found == {
     "loss": 2.0,

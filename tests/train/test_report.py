@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mhmoe_jax.tasks.language import LanguageEvaluation
 from mhmoe_jax.train import report
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.evaluate import Evaluation
 from mhmoe_jax.train.metrics import read_metrics
 from mhmoe_jax.train.report import Report
 
@@ -74,12 +74,12 @@ def test_what_is_not_finite_is_written_and_then_ends_the_run(
 
 
 def test_an_evaluation_and_its_members(cfg, tmp_path, capfd):
-  a = Evaluation(
+  a = LanguageEvaluation(
     loss=math.log(4), bits_per_byte=1.5, num_tokens=3, num_bytes=4, load_NHE=None
   )
   both = a._replace(loss=math.log(2), bits_per_byte=1.25, members={"a": a})
   with Report(cfg, str(tmp_path), 0) as told:
-    told.evaluation(5, both)
+    told.evaluation(5, both, {})
   (row,) = read_metrics(tmp_path / "metrics.jsonl")
   assert row == {
     "step": 5,
@@ -96,7 +96,7 @@ def test_an_evaluation_and_its_members(cfg, tmp_path, capfd):
 
 def test_a_finished_run_touches_nothing(cfg, tmp_path, capfd):
   with Report(cfg, str(tmp_path / "run"), 7) as told:
-    told.evaluation(7, Evaluation(1.0, 2.0, 3, 4, None))
+    told.evaluation(7, LanguageEvaluation(1.0, 2.0, 3, 4, None), {})
   assert "step 7  validation: loss 1.0000" in capfd.readouterr().err
   assert not (tmp_path / "run").exists()
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mhmoe_jax import sharding
+from mhmoe_jax.tasks.language import Language, init_params
 from mhmoe_jax.train import restore, saved
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.state import init_params
 from tests.train.small import small_config
 
 
@@ -30,7 +30,7 @@ def params(tmp_path, config):
 def test_nothing_is_traced_for_what_the_checkpoint_knows(
   tmp_path, config, params, monkeypatch
 ):
-  monkeypatch.setattr(restore, "init_params", None)
+  monkeypatch.setattr(Language, "init", None)
   for given in (None, ConfigDict(saved.load_config(tmp_path))):
     cfg, found = restore.load_model(str(tmp_path), given)
     assert cfg == resolve(config)

@@ -35,9 +35,9 @@ def constant_params(params):
 def one_step(config, accumulate_steps=1, params=None):
   cfg = resolve(config)
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
+  state = jax.jit(lambda: make_state(cfg.task, optimizer, 0))()
   state["params"] = constant_params(state["params"]) if params is None else params
-  step = make_train_step(cfg.model, cfg.objective, optimizer, accumulate_steps)
+  step = make_train_step(cfg.task, optimizer, accumulate_steps)
   return jax.jit(step)(state, make_batch())
 
 
@@ -68,7 +68,7 @@ def test_golden_first_step(config):
 
 def test_zero_weights_give_the_loss_of_guessing(config):
   cfg = resolve(config)
-  shapes = jax.eval_shape(lambda: make_state(cfg.model, optax.identity(), 0))["params"]
+  shapes = jax.eval_shape(lambda: make_state(cfg.task, optax.identity(), 0))["params"]
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
   _, metrics = one_step(config, params=zeros)
   np.testing.assert_allclose(metrics["loss"], np.log(cfg.model.vocab_size), rtol=1e-6)
@@ -104,8 +104,8 @@ def test_auxiliary_losses_of_the_parts_are_averaged(config):
 def test_padding_has_no_influence(config):
   cfg = resolve(config)
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
-  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
-  step = jax.jit(make_train_step(cfg.model, cfg.objective, optimizer, 1))
+  state = jax.jit(lambda: make_state(cfg.task, optimizer, 0))()
+  step = jax.jit(make_train_step(cfg.task, optimizer, 1))
   batch = make_batch()
   other = dict(batch)
   for name in ("inputs", "targets"):
@@ -117,8 +117,8 @@ def test_dropout_differs_between_steps(config):
   config.model.dropout = 0.5
   cfg = resolve(config)
   optimizer = optax.set_to_zero()
-  state = jax.jit(lambda: make_state(cfg.model, optimizer, 0))()
-  step = jax.jit(make_train_step(cfg.model, cfg.objective, optimizer, 1))
+  state = jax.jit(lambda: make_state(cfg.task, optimizer, 0))()
+  step = jax.jit(make_train_step(cfg.task, optimizer, 1))
   state, first = step(state, make_batch())
   _, second = step(state, make_batch())
   assert abs(first["loss"] - second["loss"]) > 1e-4
@@ -137,7 +137,7 @@ def test_embeddings_of_the_projected_router_keep_their_norm(config, norm):
   config.model.moe.router_norm = norm
   for router in ("projected", "cosine"):
     config.model.moe.router = router
-    before = jax.jit(lambda c=config: make_state(resolve(c).model, optax.identity(), 0))
+    before = jax.jit(lambda c=config: make_state(resolve(c).task, optax.identity(), 0))
     before = before()["params"]
     state, _ = one_step(config, params=before)
 

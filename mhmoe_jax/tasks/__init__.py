@@ -1,0 +1,1 @@
+"""What a model learns: a file for each task, and task.py, which says what one is."""
