@@ -1,8 +1,9 @@
 """A visual vocabulary by k-means on whitened patches: seconds, and the oracle.
 
-Patches are centred and projected on their largest principal components, each scaled to
-variance 1; a patch's id is its nearest code. It sees no context: codes are colours and
-edges. Fitted with numpy, applied by jax.
+Patches are centred, projected on their largest principal components, and those scaled
+to about the same variance; a patch's id is that of the nearest code, and a code is drawn
+as the mean of its patches. It sees no context: codes are colours and edges. Fitted with
+numpy, applied by jax.
 
 `fit_codes` is k-means itself, from which a VQ-VAE's codes start as well.
 """
@@ -13,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NUM_COMPONENTS = 12  # of a patch; all count alike, so more would be noise
+NUM_COMPONENTS = 32  # of a patch, if it has so many
+# What is added to all variances, as a share of the largest: without it the last
+# components, which are noise, would count as much as the first, which are colours.
+_SOFTENING = 0.1
 # What a fit looks at: so many patches, or so many for each code.
 NUM_PATCHES, PATCHES_OF_A_CODE = 2**16, 32
 
@@ -36,12 +40,13 @@ def nearest(x_BPR: jax.Array, codes_WR: jax.Array) -> jax.Array:
 
 def decode(arrays, ids_BP: jax.Array) -> jax.Array:
   """The patches of codes, (B, P, U)."""
-  return arrays["codes_WR"][ids_BP] @ arrays["color_RU"] + arrays["mean_U"][None, None]
+  return arrays["patches_WU"][ids_BP]
 
 
 def array_shapes(patch_dim: int, num_codes: int) -> dict[str, jax.ShapeDtypeStruct]:
   U, W, R = patch_dim, num_codes, min(patch_dim, NUM_COMPONENTS)
-  shapes = {"mean_U": (U,), "whiten_UR": (U, R), "color_RU": (R, U), "codes_WR": (W, R)}
+  shapes = {"mean_U": (U,), "whiten_UR": (U, R), "codes_WR": (W, R)}
+  shapes["patches_WU"] = (W, U)
   return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
 
 
@@ -49,19 +54,20 @@ def fit(
   patches_TU: np.ndarray, num_codes: int, num_rounds: int, seed: int, report: Report
 ) -> dict[str, np.ndarray]:
   """Fits a vocabulary to patches in [-1, 1]; see `fit_codes` for the rest."""
+  mean_U = patches_TU.mean(axis=0, dtype=np.float64)
+  variance_U, vectors_UU = np.linalg.eigh(np.cov(patches_TU.T))  # ascending
+  variance_R = variance_U[::-1][:NUM_COMPONENTS]
+  deviation_R = np.sqrt(variance_R + _SOFTENING * variance_U[-1] + 1e-8)
+  whiten_UR = vectors_UU[:, ::-1][:, :NUM_COMPONENTS] / deviation_R
+  x_TR = ((patches_TU - mean_U) @ whiten_UR).astype(np.float32)
   draw = np.random.RandomState(seed)
-  wide_TU = patches_TU.astype(np.float64)
-  mean_U = wide_TU.mean(axis=0)
-  values, vectors = np.linalg.eigh(np.cov(wide_TU.T))
-  order = np.argsort(values)[::-1][:NUM_COMPONENTS]
-  deviations = np.sqrt(np.maximum(values[order], 1e-8))
-  arrays = {
-    "mean_U": mean_U,
-    "whiten_UR": vectors[:, order] / deviations,  # patches to components
-    "color_RU": (vectors[:, order] * deviations).T,  # components to patches
-  }
-  x_TR = ((wide_TU - mean_U) @ arrays["whiten_UR"]).astype(np.float32)
-  arrays["codes_WR"] = fit_codes(x_TR, num_codes, num_rounds, draw, report)
+  codes_WR = fit_codes(x_TR, num_codes, num_rounds, draw, report)
+  nearest_T, _ = _assign(x_TR, codes_WR)
+  means_WU, counts_W = _means(patches_TU, nearest_T, num_codes)
+  # A code without patches is never asked for, unless a model says it.
+  means_WU[counts_W == 0] = mean_U
+  arrays = {"mean_U": mean_U, "whiten_UR": whiten_UR, "codes_WR": codes_WR}
+  arrays["patches_WU"] = means_WU
   return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
 
 
@@ -91,11 +97,7 @@ def fit_codes(
   codes_WR = _spread_out(x_TR, num_codes, draw)
   for nth in range(1, num_rounds + 1):
     nearest_T, distance_T = _assign(x_TR, codes_WR)
-    counts_W = np.bincount(nearest_T, minlength=num_codes)
-    sums_WR = np.stack(
-      [np.bincount(nearest_T, column, num_codes) for column in x_TR.T], axis=1
-    )
-    codes_WR = (sums_WR / np.maximum(counts_W, 1)[:, None]).astype(np.float32)
+    codes_WR, counts_W = _means(x_TR, nearest_T, num_codes)
     empty = np.flatnonzero(counts_W == 0)
     codes_WR[empty] = x_TR[np.argsort(distance_T)[::-1][: len(empty)]]
     if on_sphere:
@@ -113,6 +115,15 @@ def _assign(x_TR: np.ndarray, codes_WR: np.ndarray) -> tuple[np.ndarray, np.ndar
     nearest.append(scores.argmin(axis=1))
     distance.append(scores.min(axis=1) + np.square(part).sum(axis=1))
   return np.concatenate(nearest), np.maximum(np.concatenate(distance), 0)
+
+
+def _means(
+  x_TR: np.ndarray, nearest_T: np.ndarray, num_codes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """For each code the mean of its rows, float32 (W, R), and their number."""
+  counts_W = np.bincount(nearest_T, minlength=num_codes)
+  sums_WR = np.stack([np.bincount(nearest_T, x, num_codes) for x in x_TR.T], axis=1)
+  return (sums_WR / np.maximum(counts_W, 1)[:, None]).astype(np.float32), counts_W
 
 
 def _spread_out(x_TR: np.ndarray, num_codes: int, draw) -> np.ndarray:

@@ -150,8 +150,13 @@ def loss(networks, codes_WR: jax.Array, patches_BPU: jax.Array):
   q = quantize(look(networks["encoder"], patches_BPU), codes_WR)
   drawn_BPU = draw(networks["decoder"], q.code_BPR)
   error = jnp.square(drawn_BPU - patches_BPU).mean()
-  away = jnp.square(q.x_BPR - jax.lax.stop_gradient(q.code_BPR)).mean()
-  return error + COMMITMENT * away, (q, error)
+  return error + commitment(q), (q, error)
+
+
+def commitment(q: Quantized) -> jax.Array:
+  """What vectors pay for being away from their codes."""
+  away_BPR = q.x_BPR - jax.lax.stop_gradient(q.code_BPR)
+  return COMMITMENT * jnp.square(away_BPR).mean()
 
 
 def move_codes(codes_WR: jax.Array, x_BPR: jax.Array, ids_BP: jax.Array) -> jax.Array:
