@@ -29,6 +29,8 @@ USAGE = """usage: mhmoe VERB [flags]
              [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
+  image-tokenizer  --out DIR [--kind kmeans|vqvae] [--codes 512] [--steps N]
+             [--source shapes|files|npz|tfds --train PATH] [--num_pictures N]
   import     --from FOLDER --workdir runs/imported [--config CONFIG]
   export     --workdir runs/tiny --out FOLDER [--step N] [--layout mhmoe]
              [--shard_mb N] [--config.model.KEY=VALUE]
@@ -130,6 +132,10 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
     from mhmoe_jax.cli import text
 
     return {"tokenizer": text.tokenizer, "prepare": text.prepare}[verb]
+  if verb == "image-tokenizer":
+    from mhmoe_jax.cli import pictures
+
+    return pictures.image_tokenizer
   if verb in ("import", "export", "upcycle"):
     from mhmoe_jax.cli import interop
 

@@ -1,0 +1,103 @@
+"""The parts of a VQ-VAE against formulas and numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mhmoe_jax.codes import vqvae
+
+
+def unit(key, shape):
+  return vqvae.normalize(jax.random.normal(key, shape))
+
+
+def test_two_codes_by_hand():
+  codes_WR = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+  x_BPR = vqvae.normalize(jnp.array([[[3.0, 1.0], [0.1, 0.2], [-1.0, -5.0]]]))
+  q = vqvae.quantize(x_BPR, codes_WR)
+  # Of the last, both cosines are negative; the first code's is less so.
+  np.testing.assert_array_equal(q.ids_BP, [[0, 1, 0]])
+  np.testing.assert_allclose(q.code_BPR, codes_WR[jnp.array([[0, 1, 0]])], atol=1e-7)
+
+
+def test_nearest_is_by_cosine(key):
+  x_BPR, codes_WR = unit(key, (2, 9, 5)), unit(jax.random.key(1), (7, 5))
+  ids_BP = vqvae.quantize(x_BPR, codes_WR).ids_BP
+  cosines_BPW = np.einsum("bpr,wr->bpw", x_BPR, codes_WR)
+  np.testing.assert_array_equal(ids_BP, cosines_BPW.argmax(axis=-1))
+
+
+def test_the_gradient_goes_straight_through(key):
+  """d loss / d x is the decoder's at the code, plus that of the commitment."""
+  x_BPR, codes_WR = unit(key, (2, 4, 3)), unit(jax.random.key(1), (5, 3))
+  weight_BPR = jax.random.normal(jax.random.key(2), x_BPR.shape)
+
+  def loss(x_BPR, codes_WR):
+    q = vqvae.quantize(x_BPR, codes_WR)
+    # A decoder whose gradient depends on where it is taken.
+    return (weight_BPR * q.code_BPR**2).sum() + vqvae.commitment(q)
+
+  to_x_BPR, to_codes_WR = jax.grad(loss, argnums=(0, 1))(x_BPR, codes_WR)
+  code_BPR = codes_WR[vqvae.quantize(x_BPR, codes_WR).ids_BP]
+  drawn = 2 * weight_BPR * code_BPR
+  away = 2 * vqvae.COMMITMENT * (x_BPR - code_BPR) / x_BPR.size
+  np.testing.assert_allclose(to_x_BPR, drawn + away, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(to_codes_WR, 0)  # They move by themselves.
+
+
+def test_codes_move_as_in_numpy(key):
+  codes_WR, x_BPR = unit(key, (6, 3)), unit(jax.random.key(1), (2, 5, 3))
+  ids_BP = jnp.array([[0, 0, 1, 3, 3], [3, 5, 5, 5, 0]])
+  moved_WR = vqvae.move_codes(codes_WR, x_BPR, ids_BP)
+  for w in range(6):
+    mine = np.asarray(x_BPR)[np.asarray(ids_BP) == w]
+    expected = np.asarray(codes_WR[w])
+    if len(mine):
+      mean = mine.mean(axis=0) / np.linalg.norm(mine.mean(axis=0))
+      expected = 0.99 * expected + 0.01 * mean
+      expected = expected / np.linalg.norm(expected)
+    np.testing.assert_allclose(moved_WR[w], expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(moved_WR[2], codes_WR[2])  # No vector chose it.
+
+
+def test_idle_codes_start_anew_at_vectors(key):
+  codes_WR, x_BPR = unit(key, (4, 3)), unit(jax.random.key(1), (4, 16, 3))
+  idle_W = jnp.array([0, vqvae.IDLE, vqvae.IDLE - 1, vqvae.IDLE + 9])
+  new_WR, new_idle_W = vqvae.restart_codes(codes_WR, idle_W, x_BPR, key)
+  np.testing.assert_array_equal(new_idle_W, [0, 0, vqvae.IDLE - 1, 0])
+  np.testing.assert_array_equal(new_WR[jnp.array([0, 2])], codes_WR[jnp.array([0, 2])])
+  x_TR = np.asarray(x_BPR).reshape(-1, 3)
+  places = [np.flatnonzero((x_TR == np.asarray(new_WR[w])).all(axis=1)) for w in (1, 3)]
+  assert [len(place) for place in places] == [1, 1]
+  assert places[0] != places[1]
+
+
+def test_codes_start_anew_where_they_are_missed(key):
+  """Vectors that have their code already are not chosen."""
+  codes_WR = unit(key, (2, 3))
+  lost_R = unit(jax.random.key(1), (3,))
+  x_BPR = jnp.broadcast_to(codes_WR[0], (1, 64, 3)).at[0, 5].set(lost_R)
+  idle_W = jnp.array([0, vqvae.IDLE])
+  new_WR, _ = vqvae.restart_codes(codes_WR, idle_W, x_BPR, key)
+  np.testing.assert_array_equal(new_WR[1], lost_R)
+
+
+def test_a_patch_sees_its_neighbours_and_no_further(key):
+  """A block sees one patch further in every direction."""
+  networks = vqvae.init_networks(key, 12)
+  patches_BPU = jax.random.normal(key, (1, 49, 12))
+  x_BPR = vqvae.look(networks["encoder"], patches_BPU)
+  np.testing.assert_allclose(jnp.linalg.norm(x_BPR, axis=-1), 1, rtol=1e-5)
+  other_BPR = vqvae.look(networks["encoder"], patches_BPU.at[0, 0].add(1.0))
+  changed_YX = (x_BPR != other_BPR).any(axis=-1).reshape(7, 7)
+  expected_YX = np.zeros((7, 7), bool)
+  expected_YX[:3, :3] = True
+  np.testing.assert_array_equal(changed_YX, expected_YX)
+
+
+def test_shapes_without_fitting(key):
+  shapes = vqvae.array_shapes(12, 9)
+  arrays = vqvae.init_networks(key, 12) | {"codes_WR": jnp.zeros((9, vqvae.CODE_DIM))}
+  assert jax.tree.map(lambda x: x.shape, arrays) == jax.tree.map(
+    lambda x: x.shape, shapes
+  )
