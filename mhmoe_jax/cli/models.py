@@ -79,7 +79,15 @@ def train(argv: list[str]) -> int:
 
       figures.draw_load(load_NHE, cfg.model.moe_blocks, figure)
       print(f"expert load     {figure}")
-  if jax.process_count() == 1:  # No process of several has all of the parameters.
+  for name, picture in result.pictures.items():
+    path = os.path.join(workdir, f"{name}.png")
+    with _afterwards("a picture"):
+      from mhmoe_jax.codes import sheet
+
+      sheet.write_png(path, picture)
+      print(f"{name.replace('_', ' '):15} {path}")
+  # No process of several has all of the parameters.
+  if cfg.task_name == "language" and jax.process_count() == 1:
     options = {"num_samples": 2, "temperature": 0.7, "top_p": 0.95, "seed": 0}
     with _afterwards("samples"):
       from mhmoe_jax.evals import sampling
@@ -182,12 +190,18 @@ def evaluate(argv: list[str]) -> None:
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
+    if config.task != "language":
+      raise ValueError(f"--text needs a run of task language, got {config.task}.")
     config.data.source, config.data.mixture = kind_of(values.text), ConfigDict()
     config.data.text_key = config.data.text_key or "text"
     config.data.train = config.data.valid = values.text
     config.data.prepared = ""
   cfg, params = restore.load_model(values.workdir, config, step)
-  result = perplexity.evaluate_model(cfg, params)
+  fixed = restore.load_fixed(values.workdir, cfg, step)
+  result = perplexity.evaluate_model(cfg, params, fixed)
+  if cfg.task_name != "language":
+    print("\n".join(result.in_words()))
+    return
   print(
     f"loss           {result.loss:.4f} nats per token\n"
     f"perplexity     {result.perplexity:.3f} per token\n"

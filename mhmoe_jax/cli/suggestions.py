@@ -30,8 +30,11 @@ def after_training(
     parse: reads the flags of `mhmoe train`, or raises.
   """
   cfg, here = resolve(config), [f"--workdir={workdir}"]
-  lines = [command("sample", [*here, *_prompt(cfg)])]
-  if text := _text(cfg):
+  of_language = cfg.task_name == "language"
+  lines = [command("sample", [*here, *_prompt(cfg)])] if of_language else []
+  if not of_language:
+    lines.append(command("eval", here))
+  elif text := _text(cfg):
     lines.append(command("eval", [*here, f"--text={text}"]))
     if cfg.model.ffn != "dense" and "://" not in workdir:
       trace = os.path.join(workdir, f"trace_{cfg.train.num_steps}")

@@ -36,7 +36,8 @@ def build(
   title = f"{vocabulary.kind}: {vocabulary.num_codes:,} codes for patches of "
   title += f"{vocabulary.patch_size} x {vocabulary.patch_size}"
   drawn = redraw(vocabulary, arrays, shown)
-  picture = sheet.draw_sheet(shown, drawn, title, describe(statistics))
+  groups = {"original": shown, "from its codes": drawn}
+  picture = sheet.draw_sheet(groups, title, describe(statistics))
   sheet.write_png(str(epath.Path(directory) / SHEET), picture)
   return saved.load(directory)
 

@@ -1,7 +1,9 @@
-"""A picture of what a visual vocabulary keeps: originals beside what is drawn of them.
+"""Pictures side by side, such as originals and what a visual vocabulary keeps of them.
 
-With Pillow, in rows of pairs, magnified without smoothing so that patches are seen.
+With Pillow, in rows of groups, magnified without smoothing so that patches are seen.
 """
+
+from collections.abc import Mapping
 
 from etils import epath
 import numpy as np
@@ -9,37 +11,32 @@ from PIL import Image, ImageDraw, ImageFont
 
 _INK, _PAPER, _SOFT = (35, 35, 35), (255, 255, 255), (120, 120, 120)
 _SIDE = 160  # of a picture on the sheet, pixels, more or less
-_MARGIN, _BETWEEN, _PAIR_GAP, _TITLE, _LABEL = 24, 14, 4, 64, 22
+_MARGIN, _BETWEEN, _GAP, _TITLE, _LABEL = 24, 14, 4, 64, 22
 _FONT, _SMALL = ImageFont.load_default(18), ImageFont.load_default(13)
 
 
 def draw_sheet(
-  originals_NYXC: np.ndarray,
-  drawn_NYXC: np.ndarray,
-  title: str,
-  subtitle: str,
-  columns: int = 3,
+  groups: Mapping[str, np.ndarray], title: str, subtitle: str, columns: int = 3
 ) -> np.ndarray:
-  """Pairs of pictures in rows.
+  """Groups of pictures in rows.
 
   Args:
-    originals_NYXC: uint8.
-    drawn_NYXC: uint8, the same pictures from their codes.
+    groups: uint8 (N, Y, X, 3) by label; picture n of each is in group n.
     title: the first line.
     subtitle: the second line, smaller.
-    columns: pairs in a row.
+    columns: groups in a row.
 
   Returns:
     uint8 (height, width, 3).
   """
-  count, height, width = originals_NYXC.shape[:3]
+  count, height, width = next(iter(groups.values())).shape[:3]
   columns = min(columns, count)
   scale = max(1, round(_SIDE / height))
   wide, high = width * scale, height * scale
-  pair = 2 * wide + _PAIR_GAP + 2 * _BETWEEN
+  group = len(groups) * (wide + _GAP) - _GAP + 2 * _BETWEEN
   rows = -(-count // columns)
   total = (
-    2 * _MARGIN + columns * pair - 2 * _BETWEEN,
+    2 * _MARGIN + columns * group - 2 * _BETWEEN,
     _MARGIN + _TITLE + _LABEL + rows * (high + _BETWEEN) - _BETWEEN + _MARGIN,
   )
   sheet = Image.new("RGB", total, _PAPER)
@@ -48,14 +45,16 @@ def draw_sheet(
   pen.text((_MARGIN, _MARGIN + 22), subtitle, fill=_SOFT, font=_SMALL)
   top = _MARGIN + _TITLE + _LABEL
   for column in range(columns):
-    for side, label in enumerate(("original", "from its codes")):
-      x = _MARGIN + column * pair + side * (wide + _PAIR_GAP)
+    for nth, label in enumerate(groups):
+      x = _MARGIN + column * group + nth * (wide + _GAP)
       pen.text((x, top - _LABEL), label, fill=_SOFT, font=_SMALL)
   for i in range(count):
     row, column = divmod(i, columns)
-    for side, picture in enumerate((originals_NYXC[i], drawn_NYXC[i])):
-      x = _MARGIN + column * pair + side * (wide + _PAIR_GAP)
-      big = Image.fromarray(picture).resize((wide, high), Image.Resampling.NEAREST)
+    for nth, pictures_NYXC in enumerate(groups.values()):
+      x = _MARGIN + column * group + nth * (wide + _GAP)
+      big = Image.fromarray(pictures_NYXC[i]).resize(
+        (wide, high), Image.Resampling.NEAREST
+      )
       sheet.paste(big, (x, top + row * (high + _BETWEEN)))
   return np.asarray(sheet)
 

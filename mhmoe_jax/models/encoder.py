@@ -34,6 +34,7 @@ class Inputs(NamedTuple):
   positions_BT: jax.Array | None = None  # int32, of each token in its text
   segments_BT: jax.Array | None = None  # int32, 0 for padding; beside a picture 1
   order_BT: jax.Array | None = None  # int32 for `visible`; None: all see all
+  real_B: jax.Array | None = None  # bool, False for rows that are padding; None: none
 
 
 # Auxiliary values of MoE layers by pool: "shared", or "image" and "text".
@@ -82,7 +83,16 @@ class EncoderBlock(nn.Module):
         # The places of this pool: of a part of the sequence, or all of them.
         start = num_image if prefix == "text_" else 0
         real = real_BL[:, start : start + y_BLD.shape[1]]
-        moe = MultiHeadMoe(cfg.layer, y_BLD.dtype, self.trace, name=f"{prefix}moe")
+        lengths = {"image": num_image, "text": x_BLD.shape[1] - num_image}
+        if prefix:
+          lengths = {prefix.rstrip("_"): y_BLD.shape[1]}
+        moe = MultiHeadMoe(
+          cfg.layer,
+          y_BLD.dtype,
+          self.trace,
+          tuple((name, length) for name, length in lengths.items() if length),
+          name=f"{prefix}moe",
+        )
         y_BLD, aux = moe(y_BLD, real, deterministic=self.deterministic)
         pools[prefix.rstrip("_") or "shared"] = aux
         return y_BLD
@@ -161,7 +171,9 @@ class Encoder(nn.Module):
       embed = PictureEmbedding(cfg, name="picture")
       parts.append(embed(inputs.patches_BPU.astype(dtype), inputs.masked_BP))
       num_image = parts[0].shape[1]
-      segments.append(jnp.ones(parts[0].shape[:2], jnp.int32))
+      ones_BL = jnp.ones(parts[0].shape[:2], jnp.int32)
+      real_B = inputs.real_B
+      segments.append(ones_BL if real_B is None else ones_BL * real_B[:, None])
       orders.append(jnp.zeros(parts[0].shape[:2], jnp.int32))
     if inputs.tokens_BT is not None:
       embed = TextEmbedding(cfg, name="text")

@@ -21,6 +21,14 @@ from mhmoe_jax.moe.transport import apply_experts
 from mhmoe_jax.sharding import constrain, explicit_mesh
 
 
+class PartAux(NamedTuple):
+  """Of the tokens of a part of the sequence, such as a modality."""
+
+  stats: telemetry.RouterStats
+  local_entropy: jax.Array  # scalars, `losses.part_entropies`
+  global_entropy: jax.Array
+
+
 class MoeAux(NamedTuple):
   """What the layer returns beside its output; under `nn.scan` a leading N."""
 
@@ -28,6 +36,7 @@ class MoeAux(NamedTuple):
   router_z_loss: jax.Array  # scalar
   stats: telemetry.RouterStats
   choices: telemetry.Choices | None  # of every sub-token, if they were asked for
+  parts: dict[str, PartAux]  # if they were asked for
 
 
 class MultiHeadMoe(nn.Module):
@@ -37,11 +46,14 @@ class MultiHeadMoe(nn.Module):
     config: see `MoeConfig`.
     dtype: of the computation; parameters, router and losses are float32.
     trace: return the `Choices` of every sub-token, too.
+    parts: names of parts of the sequence and how many tokens each has, one after the
+      other, to return a `PartAux` of.
   """
 
   config: MoeConfig
   dtype: jnp.dtype = jnp.float32
   trace: bool = False
+  parts: tuple[tuple[str, int], ...] = ()
 
   @nn.compact
   def __call__(
@@ -118,7 +130,21 @@ class MultiHeadMoe(nn.Module):
       router_z_loss=losses.router_z_loss(route),
       stats=telemetry.router_stats(route, delivery, cfg.num_heads),
       choices=telemetry.choices(route, delivery, cfg.num_heads) if self.trace else None,
+      parts=self._part_aux(route, delivery),
     )
+
+  def _part_aux(self, route, delivery) -> dict[str, PartAux]:
+    found, start, H = {}, 0, self.config.num_heads
+    for name, length in self.parts:
+      part, kept_GSK = jax.tree.map(
+        lambda x, a=start * H, b=(start + length) * H: x[:, a:b],
+        (route, delivery.kept_GSK),
+      )
+      sent = kept_GSK.sum()
+      stats = telemetry.router_stats(part, type(delivery)(sent, sent, kept_GSK), H)
+      found[name] = PartAux(stats, *losses.part_entropies(part))
+      start += length
+    return found
 
   def _in_auto_mode(self, mesh, x_BLD, mask_BL, deterministic):
     """The same in a mesh with explicit axes, which are left to GSPMD inside."""
@@ -133,7 +159,9 @@ class MultiHeadMoe(nn.Module):
     def apply(variables, rngs, x_BLD, mask_BL):
       return layer.apply(variables, x_BLD, mask_BL, deterministic, rngs=rngs)
 
-    aux = MoeAux(a_spec, a_spec, a_spec, choices_spec if self.trace else None)
+    choices_spec = choices_spec if self.trace else None
+    parts_spec = {name: a_spec for name, _ in self.parts}
+    aux = MoeAux(a_spec, a_spec, a_spec, choices_spec, parts_spec)
     auto = jax.sharding.auto_axes(apply, out_sharding=(y_spec, aux))
     return auto(self.variables, rngs, x_BLD, mask_BL)
 

@@ -33,6 +33,29 @@ def balance_loss(routing: Routing) -> jax.Array:
   return E * jnp.sum(jax.lax.stop_gradient(t_E) * g_E)
 
 
+def part_entropies(routing: Routing) -> tuple[jax.Array, jax.Array]:
+  """How sure the router is of a token, and how many experts it uses (2206.02770).
+
+  LIMoE adds up for each modality its local loss, the first of these, and its global
+  loss, the negative of the second, so that no modality is left to a few experts.
+
+  Args:
+    routing: of the sub-tokens of one modality.
+
+  Returns:
+    The mean entropy of a sub-token's softmax, and the entropy of the mean softmax;
+    nats, float32 scalars in [0, log E]; of no real sub-token 0 and 0.
+  """
+  count = jnp.maximum(routing.mask_GS.sum(), 1)
+  log_GSE = jax.nn.log_softmax(routing.logits_GSE)
+  entropy_GS = -(routing.probs_GSE * log_GSE).sum(axis=-1)
+  local = jnp.where(routing.mask_GS, entropy_GS, 0).sum() / count
+  real_GS1 = routing.mask_GS[..., None]
+  mean_E = jnp.where(real_GS1, routing.probs_GSE, 0).sum(axis=(0, 1)) / count
+  # Where a probability is 0, so is its part, and so shall its gradient be finite.
+  return local, -(mean_E * jnp.log(jnp.maximum(mean_E, 1e-30))).sum()
+
+
 def router_z_loss(routing: Routing) -> jax.Array:
   """Mean squared log-partition of the router (ST-MoE, 2202.08906 Eq. 5); scalar."""
   check_routing(routing)

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from mhmoe_jax.data.config import DataConfig
+from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.tasks.language import Language
+from mhmoe_jax.tasks.masked import Masked, MaskedObjectiveConfig
 from mhmoe_jax.tasks.objective import ObjectiveConfig
 from mhmoe_jax.tasks.task import Task
 from mhmoe_jax.train.optimizer import OptimizerConfig
@@ -81,6 +84,7 @@ class _Kind(NamedTuple):
 # By the name in `config.task`.
 TASKS = {
   "language": _Kind(Language, TransformerConfig, DataConfig, ObjectiveConfig),
+  "masked": _Kind(Masked, EncoderConfig, MaskedDataConfig, MaskedObjectiveConfig),
 }
 
 
@@ -121,7 +125,9 @@ def resolve(config: ConfigDict) -> RunConfig:
   kind = TASKS[name]
   types = {"model": kind.model, "data": kind.data, "objective": kind.objective}
   types |= {"optimizer": OptimizerConfig, "mesh": MeshConfig, "train": LoopConfig}
-  return RunConfig(name, **_check(types, table, "config"))
+  cfg = RunConfig(name, **_check(types, table, "config"))
+  cfg.task  # noqa: B018 - tables that do not fit each other are errors here.
+  return cfg
 
 
 def _check(fields: dict[str, type], table: dict, where: str) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Training, from a config to a trained checkpoint: read `train` from top to bottom."""
 
+from collections.abc import Mapping
 import contextlib
 from typing import NamedTuple
 
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from mhmoe_jax import sharding
 from mhmoe_jax.evals.judge import make_judge
@@ -27,6 +29,7 @@ class Result(NamedTuple):
   step: int  # steps trained, in this and earlier starts
   params: dict
   evaluation: Evaluation | None  # None if a signal stopped the run before its end
+  pictures: Mapping[str, np.ndarray]  # of it, by name, uint8 (height, width, 3)
   tokens_per_second: float  # without compilation and evaluation; NaN if not known
 
 
@@ -89,7 +92,10 @@ def train(
       for change in describe_changes(restored.config, config.to_dict()):
         report.progress.note(f"changed since the checkpoint: {change}")
 
+    pictures = {}
+
     def validate(step: int) -> Evaluation:
+      nonlocal pictures
       arrays = state["params"], state.get("fixed", {})
       with report.progress.paused():
         result, pictures = evaluate(*arrays), evaluate.draw(*arrays)
@@ -137,5 +143,6 @@ def train(
     step=int(state["step"]),
     params=state["params"],
     evaluation=evaluation,
+    pictures=pictures,
     tokens_per_second=report.progress.tokens_per_second,
   )

@@ -9,6 +9,14 @@ from mhmoe_jax.train.config import RunConfig, resolve
 from mhmoe_jax.train.saved import load_config, restore_params
 
 
+def load_fixed(workdir: str, cfg: RunConfig, step: int | None = None) -> dict:
+  """What the task of a run needs besides parameters, on the first device."""
+  if not cfg.task.fixed_shapes():
+    return {}
+  layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  return restore_params(workdir, layout, step, entry="fixed")
+
+
 def load_model(
   workdir: str,
   config: ConfigDict | None = None,

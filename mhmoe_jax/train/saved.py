@@ -114,25 +114,31 @@ def newest_step(workdir: epath.PathLike) -> int:
 
 
 def restore_params(
-  workdir: epath.PathLike, wanted: Any, step: int | None = None
+  workdir: epath.PathLike,
+  wanted: Any,
+  step: int | None = None,
+  entry: str = "params",
 ) -> Any:
-  """Parameters alone of the newest readable checkpoint under `workdir`, or of `step`.
+  """Parameters, or another entry of the state, alone, of the newest readable checkpoint under `workdir`, or of `step`.
 
   Args:
     workdir: local or `gs://` directory of the run.
     wanted: pytree of jax.ShapeDtypeStruct with shardings, on any mesh; or one sharding,
       for whatever the checkpoint has.
     step: the only one to try; None tries all, newest first.
+    entry: of the state.
 
   Raises:
     ValueError: no checkpoint, none that can be read, or one of another model.
   """
 
   def read(directory: epath.Path) -> Any:
-    params = wanted
+    arrays = wanted
     if isinstance(wanted, jax.sharding.Sharding):
-      params = integrity.on_every_process(lambda: _read_shapes(directory, wanted))
-    return read_arrays(directory, read_about(directory), {"params": params})["params"]
+      arrays = integrity.on_every_process(
+        lambda: _read_shapes(directory, entry, wanted)
+      )
+    return read_arrays(directory, read_about(directory), {entry: arrays})[entry]
 
   return _read_newest(workdir, step, read)
 
@@ -197,9 +203,11 @@ def open_params(workdir: epath.PathLike, step: int | None = None) -> StoredParam
   return _read_newest(workdir, step, StoredParams)
 
 
-def _read_shapes(directory: epath.Path, layout: jax.sharding.Sharding) -> Any:
-  """The parameters of a checkpoint as jax.ShapeDtypeStruct, without tracing a model."""
-  found = ocp.PyTreeCheckpointHandler().metadata(directory / "state").tree["params"]
+def _read_shapes(
+  directory: epath.Path, entry: str, layout: jax.sharding.Sharding
+) -> Any:
+  """An entry of the state as jax.ShapeDtypeStruct, without tracing a model."""
+  found = ocp.PyTreeCheckpointHandler().metadata(directory / "state").tree[entry]
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout), found
   )

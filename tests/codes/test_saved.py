@@ -109,7 +109,10 @@ def test_networks_of_another_version(make, tmp_path):
 @pytest.mark.parametrize(
   ("values", "message"),
   [
-    ({"patch_size": 8}, "the patches of the model, got patch_size=4 in .*, patch_size="),
+    (
+      {"patch_size": 8},
+      "the patches of the model, got patch_size=4 in .*, patch_size=",
+    ),
     ({"num_codes": 99}, "as many codes as .*, got num_codes=16 in .*, num_codes=99."),
     ({"fingerprint": "0123"}, "that it began with, got .* in .*, 0123 in the run."),
   ],

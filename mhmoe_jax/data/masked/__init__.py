@@ -1,0 +1,1 @@
+"""Batches of masked multi-modal modelling: pictures, text, and pictures with text."""

@@ -1,0 +1,435 @@
+"""Masked multi-modal modelling, BEiT-3's objective (2208.10442 2.2, VL-BEiT 2206.01127).
+
+Every step has a batch of pictures, one of texts and one of pictures with a text. Parts
+of each are hidden, and what was there is told: of text the token, of a picture the id
+of the patch in a visual vocabulary (codes/), which is fixed.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mhmoe_jax.codes import build, saved, vocabulary
+from mhmoe_jax.models.encoder import Inputs, Pools
+from mhmoe_jax.models.masked import MaskedModel
+from mhmoe_jax.models.patches import normalize, to_patches
+from mhmoe_jax.tasks import filling
+from mhmoe_jax.tasks.objective import ObjectiveConfig, cross_entropy
+from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
+
+KINDS = ("image", "text", "pair")
+_OWN_CODES = "image_tokenizer"  # in the folder of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedObjectiveConfig(ObjectiveConfig):
+  """Weights of the losses.
+
+  Attributes:
+    balance_weight: of the balance loss, summed over the MoE layers.
+    router_z_weight: of the router z-loss, likewise.
+    image_weight: of pictures alone; the loss is the mean of the three kinds, weighted.
+    text_weight: of texts alone.
+    pair_weight: of pictures with texts.
+    local_entropy_weight: of LIMoE's local loss of each modality (2206.02770).
+    global_entropy_weight: of its global loss.
+    global_entropy_least: nats, above which that is 0; the log of a number of experts.
+  """
+
+  image_weight: float
+  text_weight: float
+  pair_weight: float
+  local_entropy_weight: float
+  global_entropy_weight: float
+  global_entropy_least: float
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not any(self.shares().values()):
+      raise ValueError(
+        "one of image_weight, text_weight and pair_weight must be positive, got 0."
+      )
+
+  def shares(self) -> dict[str, float]:
+    """The weight of each kind; of all together 1."""
+    weights = {kind: getattr(self, f"{kind}_weight") for kind in KINDS}
+    total = sum(weights.values()) or 1
+    return {kind: weight / total for kind, weight in weights.items()}
+
+
+class Guesses(NamedTuple):
+  """How well masked places of one modality were told, summed."""
+
+  nll: jax.Array  # nats
+  correct: jax.Array
+  count: jax.Array
+
+
+class Part(NamedTuple):
+  """Means over the masked places of a modality in a kind of example."""
+
+  loss: float  # nats
+  accuracy: float
+  count: int
+
+  @property
+  def perplexity(self) -> float:
+    """Of visual codes or of tokens."""
+    return math.exp(min(self.loss, 700.0))
+
+
+class MaskedEvaluation(NamedTuple):
+  """Means over a validation split."""
+
+  parts: Mapping[str, Part]  # "image", "text", "pair/image" and "pair/text"
+  loads: Mapping[str, np.ndarray]  # of the tokens of each modality, all kinds together
+
+  @property
+  def loss(self) -> float:
+    """Nats per masked place, of all kinds together."""
+    total = sum(part.count for part in self.parts.values())
+    return sum(part.loss * part.count for part in self.parts.values()) / total
+
+  def scalars(self) -> dict[str, float]:
+    """Loss, perplexity and accuracy, of all places and of each part."""
+    found = {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0))}
+    for name, part in self.parts.items():
+      found[f"{name}/loss"] = part.loss
+      found[f"{name}/perplexity"] = part.perplexity
+      found[f"{name}/accuracy"] = part.accuracy
+    return found
+
+  def in_short(self) -> str:
+    """The loss, and the perplexity of each part."""
+    parts = (f"{name} {part.perplexity:.2f}" for name, part in self.parts.items())
+    return f"loss {self.loss:.4f}  perplexity: {', '.join(parts)}"
+
+  def in_words(self) -> list[str]:
+    """A line for all places, and one for each part."""
+    pooled = math.exp(min(self.loss, 700.0))
+    lines = [f"validation      perplexity {pooled:.3f} over all masked places"]
+    return lines + [
+      f"  {name:13} perplexity {part.perplexity:.3f}, {part.accuracy:.1%} right, over "
+      f"{part.count:,} masked {'tokens' if name.endswith('text') else 'patches'}"
+      for name, part in self.parts.items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked(Task):
+  """Telling what is hidden in pictures, in texts, and in pictures with a text.
+
+  A batch has a table of arrays for each of `KINDS`: of what has a picture "pixels"
+  uint8 (B, Y, X, 3), "masked" bool (B, P) and "patch_places" int32 (B, J); of what has
+  a text "tokens", "positions", "segments" int32 (B, T), "token_places", "targets" int32
+  and "weights" float32 (B, J). Validation batches are of one kind.
+
+  Attributes:
+    model: `EncoderConfig`.
+    data: `MaskedDataConfig`.
+    objective: `MaskedObjectiveConfig`.
+  """
+
+  __hash__ = Task.__hash__
+
+  def __post_init__(self):
+    longest = max(self.data.text.sequence_length, self.data.pair_length)
+    if self.model.text_length < longest:
+      raise ValueError(
+        "model.text_length must be at least data.text.sequence_length and "
+        f"data.pair_length, got text_length={self.model.text_length}, "
+        f"sequence_length={self.data.text.sequence_length}, "
+        f"pair_length={self.data.pair_length}."
+      )
+
+  @property
+  def tokens_per_example(self) -> int:
+    """Of a picture, a text, and a picture with a text."""
+    texts = self.data.text.sequence_length + self.data.pair_length
+    return 2 * self.model.num_image + texts
+
+  @property
+  def codes(self) -> vocabulary.VisualVocabulary:
+    """What is fixed of the visual vocabulary."""
+    kind, model = self.data.codes.kind, self.model
+    return vocabulary.VisualVocabulary(kind, model.num_codes, model.patch_size)
+
+  def init(self, key: jax.Array) -> Params:
+    """Freshly initialised parameters; to be called outside `jax.set_mesh`."""
+    one_BL = jnp.ones((1, 1), jnp.int32)
+    patches_BPU = jnp.zeros((1, self.model.num_patches, self.codes.patch_dim))
+    masked_BP = jnp.zeros(patches_BPU.shape[:2], bool)
+    inputs = Inputs(patches_BPU, masked_BP, one_BL, one_BL * 0, one_BL)
+    model = MaskedModel(self.model)
+    return model.init(key, inputs, one_BL * 0, one_BL * 0)["params"]
+
+  def fixed_shapes(self) -> Params:
+    """The arrays of the visual vocabulary as jax.ShapeDtypeStruct."""
+    return vocabulary.array_shapes(self.codes)
+
+  def prepare(self, workdir: str, say) -> None:
+    """Fits the run's own visual vocabulary, unless the config names another."""
+    from mhmoe_jax.data.masked.rows import sample_pictures
+
+    folder, codes = f"{workdir}/{_OWN_CODES}", self.data.codes
+    if codes.path or saved.exists(folder):
+      return
+    pictures_NYXC = sample_pictures(self.data, self.model.picture_size)
+    say(
+      f"image tokenizer: {codes.kind} of {self.model.num_codes:,} codes, from "
+      f"{len(pictures_NYXC):,} pictures"
+    )
+    facts = {"images": self.data.images.source, "pairs": self.data.pairs.source}
+    built = build.build(
+      folder,
+      self.codes,
+      pictures_NYXC,
+      facts,
+      steps=codes.steps,
+      seed=self.data.seed,
+      tell=lambda line: say(f"image tokenizer: {line}"),
+    )
+    say(f"image tokenizer: {build.describe(built.statistics)}; {folder}")
+
+  def make_fixed(self, workdir: str) -> Params:
+    """Reads the visual vocabulary.
+
+    Raises:
+      ValueError: it is not there, damaged, or of other patches or codes.
+    """
+    return self._load(self.data.codes.path or f"{workdir}/{_OWN_CODES}").arrays
+
+  def _load(self, folder: str) -> saved.Saved:
+    found, wanted = saved.load(folder), self.codes
+    saved.check(found, patch_size=wanted.patch_size, num_codes=wanted.num_codes)
+    if found.vocabulary.kind != wanted.kind:
+      raise ValueError(
+        f"data.codes.kind must be that of the visual vocabulary, got {wanted.kind!r} "
+        f"and {found.vocabulary.kind!r} of {folder}."
+      )
+    return found
+
+  def batch_shapes(self, batch_size: int) -> Batch:
+    """A training batch as jax.ShapeDtypeStruct."""
+    from mhmoe_jax.data.images.masks import count_masked
+    from mhmoe_jax.data.masking import room
+
+    model, data = self.model, self.data
+    P, Y = model.num_patches, model.picture_size
+
+    def shape(dtype, *sizes):
+      return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
+
+    def picture(ratio):
+      return {
+        "pixels": shape(jnp.uint8, Y, Y, 3),
+        "masked": shape(jnp.bool_, P),
+        "patch_places": shape(jnp.int32, count_masked(ratio, P)),
+      }
+
+    def text(length, ratio):
+      names, J = ("tokens", "positions", "segments"), room(ratio, length)
+      return {name: shape(jnp.int32, length) for name in names} | {
+        "token_places": shape(jnp.int32, J),
+        "targets": shape(jnp.int32, J),
+        "weights": shape(jnp.float32, J),
+      }
+
+    mask = data.mask
+    pair = picture(mask.pair_image) | text(data.pair_length, mask.pair_text)
+    alone = picture(mask.image), text(data.text.sequence_length, mask.text)
+    return {"image": alone[0], "text": alone[1], "pair": pair}
+
+  def totals(self, batch: Batch) -> dict[str, jax.Array]:
+    """Masked places of each modality in each kind of example."""
+    found = {}
+    for kind, part in batch.items():
+      if "pixels" in part:
+        found[_name(kind, "image")] = jnp.float32(part["patch_places"].size)
+      if "tokens" in part:
+        found[_name(kind, "text")] = jnp.maximum(part["weights"].sum(), 1.0)
+    return found
+
+  def loss(
+    self, params: Params, fixed: Params, batch: Batch, key: jax.Array, totals: Any
+  ) -> Loss:
+    """Cross-entropy over masked places, and the routers' losses."""
+    share, mean = jnp.float32(0), jnp.float32(0)
+    shares, means = {}, {}
+    for nth, (kind, weight) in enumerate(self.objective.shares().items()):
+      rngs = {"dropout": jax.random.fold_in(key, nth)}
+      guesses, pools = self._guess(params, fixed, batch[kind], rngs)
+      names = {modality: _name(kind, modality) for modality in guesses}
+      total = sum(totals[name] for name in names.values())
+      share += weight * sum(found.nll for found in guesses.values()) / total
+      for modality, name in names.items():
+        found = guesses[modality]
+        shares[f"{name}/loss"] = found.nll / totals[name]
+        shares[f"{name}/accuracy"] = found.correct / totals[name]
+      loss, metrics = self._router_losses(kind, pools)
+      mean += weight * loss
+      means |= metrics
+    return Loss(share, mean, {"loss": share, **shares}, means)
+
+  def count(self, params: Params, fixed: Params, batch: Batch) -> Sums:
+    """Nats, right guesses and places of each modality, and loads times the places."""
+    guesses, pools = self._guess(params, fixed, batch, None)
+    sums = {modality: found._asdict() for modality, found in guesses.items()}
+    for aux in pools.values():
+      for modality, part in aux.parts.items():
+        sums[modality]["load_NHE"] = part.stats.load_HE * sums[modality]["count"]
+    return sums
+
+  def summarize(self, sums: Mapping[str, Sums]) -> MaskedEvaluation:
+    """Means over the split."""
+    parts, loads, counts = {}, {}, {}
+    for kind, found in sums.items():
+      if not found:
+        raise ValueError(f"the validation split must have an example, got no {kind}.")
+      for modality, part in found.items():
+        count = float(part["count"])
+        parts[_name(kind, modality)] = Part(
+          float(part["nll"]) / count, float(part["correct"]) / count, int(count)
+        )
+        if "load_NHE" in part:
+          loads[modality] = loads.get(modality, 0) + part["load_NHE"]
+          counts[modality] = counts.get(modality, 0) + count
+    return MaskedEvaluation(parts, {m: x / counts[m] for m, x in loads.items()})
+
+  def check(self) -> None:
+    """Raises ValueError for a vocabulary that does not fit the model's heads."""
+    from mhmoe_jax.data.vocabularies import make_vocabulary
+
+    name, size = self.data.text.vocabulary, self._mask_id()
+    if size >= self.model.vocab_size:
+      raise ValueError(
+        "model.vocab_size must be above the vocabulary's size, for [MASK] behind it, "
+        f"got model.vocab_size={self.model.vocab_size}, {size} tokens in {name!r}."
+      )
+    make_vocabulary(name)
+    if self.data.codes.path:
+      self._load(self.data.codes.path)
+
+  def train_feed(self, batch_size: int, streams: Sequence[int]) -> Feed:
+    """An endless feed of all three kinds."""
+    from mhmoe_jax.data.masked.feed import MaskedFeed
+
+    codes = self.data.codes
+    told = str(dataclasses.replace(codes, path=""))
+    if codes.path:
+      told = self._load(codes.path).fingerprint
+    return MaskedFeed(self.data, self._sizes(), batch_size, streams, told)
+
+  def eval_batches(
+    self, batch_size: int
+  ) -> Mapping[str, Iterator[tuple[Batch, dict[str, float]]]]:
+    """Validation batches of each kind."""
+    from mhmoe_jax.data.masked.feed import eval_batches
+
+    kinds = eval_batches(self.data, self._sizes(), batch_size)
+    return {kind: ((batch, {}) for batch in found) for kind, found in kinds.items()}
+
+  def show(
+    self, params: Params, fixed: Params, batches: Mapping[str, Batch]
+  ) -> dict[str, dict[str, jax.Array]]:
+    """Pictures, their masks, and what the model and the vocabulary make of them."""
+    shown = {}
+    for kind in ("image", "pair"):
+      batch = jax.tree.map(lambda x: x[: filling.SHOWN], batches[kind])
+      codes_BJW, _, _ = self._apply(params, batch, None)
+      shown[kind] = filling.fill_in(self.codes, fixed, batch, codes_BJW.argmax(axis=-1))
+    return shown
+
+  def draw(self, shown: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Originals, what is hidden, what the model fills in, for both kinds of pictures."""
+    titles = {"image": "pictures alone", "pair": "pictures with a text"}
+    return {
+      f"filled_in_{kind}": filling.draw(shown[kind], title)
+      for kind, title in titles.items()
+    }
+
+  def _apply(self, params: Params, batch: Batch, rngs: Any):
+    """Logits of codes and of tokens at masked places, and auxiliary values."""
+    picture = {}
+    if "pixels" in batch:
+      patches_BPU = normalize(to_patches(batch["pixels"], self.model.patch_size))
+      picture = {"patches_BPU": patches_BPU, "masked_BP": batch["masked"]}
+      picture["real_B"] = batch["real"] > 0 if "real" in batch else None
+    names = ("tokens", "positions", "segments") if "tokens" in batch else ()
+    text = {f"{name}_BT": batch[name] for name in names}
+    return MaskedModel(self.model, deterministic=rngs is None).apply(
+      {"params": params},
+      Inputs(**picture, **text),
+      batch.get("patch_places"),
+      batch.get("token_places"),
+      rngs=rngs,
+    )
+
+  def _guess(
+    self, params: Params, fixed: Params, batch: Batch, rngs: Any
+  ) -> tuple[dict[str, Guesses], Pools]:
+    """What is told of each modality of a batch of one kind; `rngs` in training."""
+    codes_BJW, tokens_BJV, pools = self._apply(params, batch, rngs)
+    guesses = {}
+    if codes_BJW is not None:
+      patches_BPU = normalize(to_patches(batch["pixels"], self.model.patch_size))
+      ids_BP = vocabulary.encode(self.codes, fixed, patches_BPU)
+      targets_BJ = jnp.take_along_axis(ids_BP, batch["patch_places"], axis=1)
+      weights_BJ = jnp.ones(targets_BJ.shape, jnp.float32)
+      if "real" in batch:
+        weights_BJ *= batch["real"][:, None]
+      guesses["image"] = _score(codes_BJW, targets_BJ, weights_BJ)
+    if tokens_BJV is not None:
+      guesses["text"] = _score(tokens_BJV, batch["targets"], batch["weights"])
+    return guesses, pools
+
+  def _router_losses(
+    self, kind: str, pools: Pools
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    cfg, loss, metrics = self.objective, jnp.float32(0), {}
+    for pool, aux in pools.items():
+      loss += cfg.balance_weight * aux.balance_loss.sum()
+      loss += cfg.router_z_weight * aux.router_z_loss.sum()
+      where = _name(kind, pool)
+      metrics[f"{where}/balance_loss"] = aux.balance_loss
+      metrics[f"{where}/router_z_loss"] = aux.router_z_loss
+      for modality, part in aux.parts.items():
+        unused = jax.nn.relu(cfg.global_entropy_least - part.global_entropy)
+        loss += cfg.local_entropy_weight * part.local_entropy.sum()
+        loss += cfg.global_entropy_weight * unused.sum()
+        where = _name(kind, modality)
+        metrics[f"{where}/local_entropy"] = part.local_entropy
+        metrics[f"{where}/global_entropy"] = part.global_entropy
+        metrics |= {
+          f"{where}/router/{name}": x for name, x in part.stats._asdict().items()
+        }
+    return loss, metrics
+
+  def _mask_id(self) -> int:
+    from mhmoe_jax.data.vocabularies import make_vocabulary
+
+    return make_vocabulary(self.data.text.vocabulary).vocab_size
+
+  def _sizes(self):
+    from mhmoe_jax.data.masked.rows import Sizes
+
+    return Sizes(self.model.picture_size, self.model.patch_size, self._mask_id())
+
+
+def _name(kind: str, modality: str) -> str:
+  """Of a modality in a kind of example, or of a pool of experts there."""
+  return kind if kind == modality else f"{kind}/{modality}"
+
+
+def _score(logits_BJV, targets_BJ, weights_BJ) -> Guesses:
+  right_BJ = logits_BJV.argmax(axis=-1) == targets_BJ
+  return Guesses(
+    nll=cross_entropy(logits_BJV, targets_BJ, weights_BJ),
+    correct=(right_BJ * weights_BJ).sum(),
+    count=weights_BJ.sum(),
+  )
