@@ -52,9 +52,8 @@ def draw_sheet(
     row, column = divmod(i, columns)
     for nth, pictures_NYXC in enumerate(groups.values()):
       x = _MARGIN + column * group + nth * (wide + _GAP)
-      big = Image.fromarray(pictures_NYXC[i]).resize(
-        (wide, high), Image.Resampling.NEAREST
-      )
+      picture = Image.fromarray(pictures_NYXC[i])
+      big = picture.resize((wide, high), Image.Resampling.NEAREST)
       sheet.paste(big, (x, top + row * (high + _BETWEEN)))
   return np.asarray(sheet)
 

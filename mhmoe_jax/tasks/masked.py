@@ -1,4 +1,4 @@
-"""Masked multi-modal modelling, BEiT-3's objective (2208.10442 2.2, VL-BEiT 2206.01127).
+"""Masked multi-modal modelling, BEiT-3's objective (2208.10442 section 2.2).
 
 Every step has a batch of pictures, one of texts and one of pictures with a text. Parts
 of each are hidden, and what was there is told: of text the token, of a picture the id
@@ -346,7 +346,7 @@ class Masked(Task):
     return shown
 
   def draw(self, shown: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Originals, what is hidden, what the model fills in, for both kinds of pictures."""
+    """Originals, what is seen and what is filled in, for both kinds of pictures."""
     titles = {"image": "pictures alone", "pair": "pictures with a text"}
     return {
       f"filled_in_{kind}": filling.draw(shown[kind], title)

@@ -119,7 +119,7 @@ def restore_params(
   step: int | None = None,
   entry: str = "params",
 ) -> Any:
-  """Parameters, or another entry of the state, alone, of the newest readable checkpoint under `workdir`, or of `step`.
+  """One entry of the newest readable checkpoint under `workdir`, or of that of `step`.
 
   Args:
     workdir: local or `gs://` directory of the run.

@@ -50,14 +50,15 @@ class MaskedFeed(Iterator[Batch]):
     size = batch_size // cfg.streams
     self._mine = [i * size + row for i in streams for row in range(size)]
     self._batch_size, self._next = batch_size, 0
-    pictures = (
-      (rows.image, rows.images, cfg.seed),
-      (rows.pair, rows.pairs, cfg.seed + 1),
-    )
-    self._pictures = [
-      NumberedFeed(make, len(source), batch_size, self._mine, seed)
-      for make, source, seed in pictures
-    ]
+    # In orders of their own, should both read the same pictures.
+    kinds = {
+      "image": (rows.image, rows.images, cfg.seed),
+      "pair": (rows.pair, rows.pairs, cfg.seed + 1),
+    }
+    self._pictures = {
+      kind: NumberedFeed(make, len(source), batch_size, self._mine, seed)
+      for kind, (make, source, seed) in kinds.items()
+    }
     self.pipeline = _describe(cfg, sizes, batch_size) | {"codes": codes}
     self.pipeline |= {f"text {k}": x for k, x in self._texts.pipeline.items()}
 
@@ -65,9 +66,9 @@ class MaskedFeed(Iterator[Batch]):
     first = self._next * self._batch_size
     numbers = [first + row for row in self._mine]
     text = self._rows.text(next(self._texts), numbers)
-    image, pair = (next(feed) for feed in self._pictures)
+    pictures = {kind: next(feed) for kind, feed in self._pictures.items()}
     self._next += 1
-    return {"image": image, "text": text, "pair": pair}
+    return pictures | {"text": text}
 
   def save(self, streams: Sequence[int]) -> dict[int, bytes]:
     """Returns the places of these streams."""
@@ -103,7 +104,7 @@ class MaskedFeed(Iterator[Batch]):
         f"{str(error).removesuffix(_ACCEPT).rstrip()} {_ACCEPT}"
       ) from None
     self._next = places[0]["batch"]
-    for feed in self._pictures:
+    for feed in self._pictures.values():
       feed.next_batch = self._next
     return note
 
