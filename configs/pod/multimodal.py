@@ -1,0 +1,19 @@
+"""The paper's masked multi-modal model with 32 experts on 64 chips, at BEiT-3's batch.
+
+  mhmoe plan --config configs/pod/multimodal.py --topology v5p:4x4x4
+  mhmoe train --config configs/pod/multimodal.py --workdir gs://BUCKET/multimodal
+"""
+
+from configs.paper1 import multimodal
+
+
+def get_config():
+  """The paper's model and recipe; 2,048 examples of each kind a step (2208.10442)."""
+  config = multimodal.get_config("mhmoe_32")
+  config.train.batch_size = 2_048
+  config.mesh.data = 8
+  config.mesh.expert = 8
+  config.mesh.fsdp = True
+  config.model.remat = True
+  config.model.moe.dispatch = "capacity"
+  return config

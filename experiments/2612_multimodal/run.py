@@ -1,0 +1,200 @@
+"""Trains the rows: run.py --data DIR --out runs/multimodal
+
+Start it as often as there are cores: the processes share the work. Start it again after
+a kill, and it goes on; what is finished is skipped. README.md says what is in DIR;
+`report.py` draws what there is.
+"""
+
+import argparse
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import time
+from typing import NamedTuple
+
+import config as rows
+
+HERE = pathlib.Path(__file__).parent
+RATES = (0.001, 0.002, 0.004)
+SEEDS = (0, 1, 2)
+KINDS = {"dense": "dense", "xmoe": "xmoe_8", "mhmoe": "mhmoe_8"}  # share a rate
+
+
+class Job(NamedTuple):
+  """One training run; what identifies its result."""
+
+  row: str
+  seed: int  # of the data's order, of the masks and of the initial weights
+  steps: int
+  rate: float | None  # None: the best of the search for its kind
+
+
+def make_jobs(steps: int) -> list[Job]:
+  """All runs, the most wanted first."""
+  search = [Job(r, 0, steps // 3, rate) for rate in RATES for r in KINDS.values()]
+  main = ("dense", "xmoe_8", "mhmoe_8", "mhmoe_flops_8")
+  where = ("mhmoe_8_shared", "mhmoe_8_second")
+  final = [Job(row, seed, steps, None) for seed in SEEDS for row in main]
+  final += [Job(row, 0, steps, None) for row in ("xmoe_32", "mhmoe_32")]
+  final += [Job(row, seed, steps, None) for seed in SEEDS for row in where]
+  return search + final
+
+
+def read_results(path: pathlib.Path) -> list[dict]:
+  """The results so far."""
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def job_of(result: dict) -> Job:
+  """The job that a result is of."""
+  return Job(*(result[name] for name in Job._fields))
+
+
+def best_rate(results: list[dict], row: str) -> float | None:
+  """The best learning rate of a row's kind; None while the search is not over."""
+  searched = KINDS[row.partition("_")[0]]
+  losses = {
+    r["rate"]: r["valid"]["loss"]
+    for r in results
+    if r["rate"] is not None and r["row"] == searched
+  }
+  return min(losses, key=losses.get) if len(losses) == len(RATES) else None
+
+
+@contextlib.contextmanager
+def claim(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
+  """Whether this process has the file for itself; a killed one loses it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+
+
+def prepare(data: pathlib.Path, out: pathlib.Path) -> None:
+  """Fits both vocabularies, of text and of patches, if they are not there."""
+  from mhmoe_jax.codes import build, saved
+  from mhmoe_jax.data import tasks, tokenizer
+  from mhmoe_jax.data.masked.rows import sample_pictures
+  from mhmoe_jax.train.config import resolve
+
+  config = rows.get_config("dense")
+  rows.set_data(config, data, out)
+  cfg = resolve(config)
+  with claim(out / "prepare.lock", wait=True):
+    tokens = out / "tokens.model"
+    if not tokens.exists():
+      part = tokens.with_suffix(".part")
+      texts = tasks.iterate_texts(cfg.data.text, "train")
+      tokenizer.train_sentencepiece(texts, rows.VOCAB_SIZE - 1, str(part))
+      part.rename(tokens)
+    if not saved.exists(cfg.data.codes.path):
+      pictures = sample_pictures(cfg.data, cfg.model.picture_size)
+      steps, seed = cfg.data.codes.steps, cfg.data.seed
+      build.build(
+        cfg.data.codes.path, cfg.task.codes, pictures, {}, steps=steps, seed=seed
+      )
+
+
+def train(job: Job, config, workdir: pathlib.Path) -> dict | None:
+  """Trains and tells the result; None if a signal stopped it."""
+  from mhmoe_jax.moe.telemetry import active_share
+  from mhmoe_jax.plan.accounting import count_flops, count_parameters
+  from mhmoe_jax.train import loop
+  from mhmoe_jax.train.config import resolve
+  from mhmoe_jax.train.metrics import read_metrics
+
+  result = loop.train(config, str(workdir))
+  if result.evaluation is None:
+    return None
+  cfg, metrics = resolve(config), read_metrics(workdir / "metrics.jsonl")
+  parameters = count_parameters(cfg.task)
+  speeds = [m["tokens_per_second"] for m in metrics if "tokens_per_second" in m]
+  speeds = [speed for speed in speeds if speed == speed]
+  tokens = cfg.train.batch_size * cfg.task.tokens_per_example
+  loads = result.evaluation.loads.items()
+  last = [m for m in metrics if "loss" in m][-1]
+  return job._asdict() | {
+    "parameters": parameters.total,
+    "active_parameters": parameters.active,
+    "macs_per_token": count_flops(cfg, training=False).forward / 2,
+    "tokens": tokens * job.steps,
+    "learning_rate": cfg.optimizer.learning_rate,
+    "valid": result.evaluation.scalars(),
+    "curve": [[m["step"], m["valid/loss"]] for m in metrics if "valid/loss" in m],
+    "seconds_per_step": tokens / statistics.median(speeds) if speeds else None,
+    "active_experts": {
+      name: float(active_share(load.mean(axis=1)).mean()) for name, load in loads
+    },
+    "loads": {name: load.mean(axis=1).tolist() for name, load in loads},
+    "entropies": {k: x for k, x in last.items() if k.endswith("al_entropy")},
+  }
+
+
+def commit() -> str:
+  """The version of the code."""
+  command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+  return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def work(jobs: list[Job], data: pathlib.Path, out: pathlib.Path, train=train) -> None:
+  """Does what no other process is doing until all is done, or a signal says stop.
+
+  Args:
+    jobs: the most wanted first.
+    data: folder of pictures and texts.
+    out: folder of the runs and, in `results`, of what came of them.
+    train: trains one job.
+  """
+  path, version = out / "results" / "runs.jsonl", commit()
+  while True:
+    results = read_results(path)
+    left = [job for job in jobs if job not in set(map(job_of, results))]
+    if not left:
+      return
+    for job in left:
+      rate = job.rate or best_rate(results, job.row)
+      if rate is None:
+        continue
+      name = f"{job.row}-{job.steps}-{job.seed}" + (f"-{job.rate}" if job.rate else "")
+      with claim(out / "locks" / name) as mine:
+        if not mine or job in set(map(job_of, read_results(path))):
+          continue
+        config = rows.get_config(job.row)
+        rows.set_data(config, data, out)
+        rows.set_steps(config, job.steps)
+        config.optimizer.learning_rate = rate
+        config.train.seed = config.data.seed = config.data.text.seed = job.seed
+        result = train(job, config, out / name)
+        if result is None:
+          return
+        with claim(out / "results" / "lock", wait=True), path.open("a") as file:
+          file.write(json.dumps(result | {"commit": version}) + "\n")
+      break  # Look again at what is left: a search may be over.
+    else:
+      time.sleep(1)  # Others do the rest.
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--data", type=pathlib.Path, required=True)
+  parser.add_argument("--out", type=pathlib.Path, required=True)
+  parser.add_argument("--steps", type=int, default=300)
+  args = parser.parse_args()
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
+  prepare(args.data, args.out)
+  work(make_jobs(args.steps), args.data, args.out)
+
+
+if __name__ == "__main__":
+  main()
