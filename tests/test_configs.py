@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from configs import base
-from configs.paper1 import english
+from configs.paper1 import english, multimodal
 from configs.paper2 import redpajama
 from mhmoe_jax import MoeConfig
 from mhmoe_jax.plan.accounting import count_parameters
+from mhmoe_jax.sharding import REPLICATED, make_mesh, place_batch
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.optimizer import make_optimizer
-from mhmoe_jax.train.state import make_state
+from mhmoe_jax.train.state import abstract_state
 from mhmoe_jax.train.step import make_train_step
 from tests.train.test_step import make_batch
 
@@ -25,6 +26,7 @@ NAMES = sorted(
   ".".join(path.relative_to(ROOT).with_suffix("").parts)
   for path in (ROOT / "configs").rglob("*.py")
 )
+MULTIMODAL = [("configs.paper1.multimodal", (row,)) for row in multimodal.ROWS]
 VARIANTS = (
   [(name, ()) for name in NAMES]
   + [("configs.tiny", ("smoe",)), ("configs.tiny", ("dense",))]
@@ -32,6 +34,7 @@ VARIANTS = (
   + [("configs.paper1.english", ("mhmoe_8,logged",))]
   + [("configs.paper1.multilingual", (row,)) for row in english.MAIN_ROWS]
   + [("configs.paper2.redpajama", (row,)) for row in redpajama.ROWS]
+  + MULTIMODAL
 )
 
 
@@ -42,6 +45,12 @@ def shrink(config):
   tests of their own: a program's size is its time to compile.
   """
   model, moe = config.model, config.model.moe
+  if config.task == "masked":
+    model.picture_size, model.patch_size, model.num_codes = 16, 8, 8
+    config.data.text.sequence_length = config.data.pair_length = model.text_length = 8
+    model.moe_last = min(model.moe_last, 2)
+    model.drop_path = 0.0
+    config.train.batch_size = 8
   model.num_layers = 2
   model.moe_every = 1
   model.num_attention_heads = 2
@@ -60,18 +69,33 @@ def shrink(config):
 
 
 @functools.cache
-def take_step(task, optimizer, num_steps):
+def take_step(task, optimizer, num_steps, expert=0):
   """Many rows differ in sizes only, and are one program when small."""
   optimizer = make_optimizer(optimizer, num_steps)
-  shapes = jax.eval_shape(lambda: make_state(task, optimizer, 0))
+  mesh = make_mesh(expert=expert) if expert else make_mesh(data=1)
+  shapes = abstract_state(task, optimizer, mesh, REPLICATED)
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-  state["params"] = jax.tree.map(
-    lambda x: np.sin(1 + 0.7 * np.arange(x.size)).reshape(x.shape).astype(x.dtype),
-    shapes["params"],
-  )
-  step = make_train_step(task, optimizer, 1)
-  state, metrics = jax.jit(step)(state, make_batch())
+  for name in state.keys() & {"params", "fixed"}:
+    state[name] = jax.tree.map(wave, state[name])
+  state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
+  batch = make_batch()
+  if "inputs" not in task.batch_shapes(1):
+    batch = jax.tree.map(
+      lambda x: wave(np.zeros(x.shape, x.dtype)), task.batch_shapes(8)
+    )
+  with jax.set_mesh(mesh):
+    step = jax.jit(make_train_step(task, optimizer, 1))
+    state, metrics = step(
+      state, place_batch(batch, mesh, len(jax.tree.leaves(batch)[0]))
+    )
   return state["params"], metrics
+
+
+def wave(x):
+  """The same numbers everywhere: waves, or where x is of integers 0 and 1."""
+  waves = np.sin(1 + 0.7 * np.arange(x.size)).reshape(x.shape)
+  is_float = np.issubdtype(x.dtype, np.floating)
+  return (waves if is_float else waves > 0).astype(x.dtype)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +106,13 @@ def test_takes_a_finite_step(name, args):
   resolve(config)
   cfg = resolve(shrink(config))
   result = take_step(cfg.task, cfg.optimizer, cfg.train.num_steps)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
+
+
+@pytest.mark.parametrize("row", multimodal.ROWS)
+def test_multimodal_rows_take_a_finite_step_on_eight_devices(row):
+  cfg = resolve(shrink(multimodal.get_config(row)))
+  result = take_step(cfg.task, cfg.optimizer, cfg.train.num_steps, expert=2)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
 
 

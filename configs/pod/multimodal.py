@@ -1,7 +1,7 @@
 """The paper's masked multi-modal model with 32 experts on 64 chips, at BEiT-3's batch.
 
-  mhmoe plan --config configs/pod/multimodal.py --topology v5p:4x4x4
-  mhmoe train --config configs/pod/multimodal.py --workdir gs://BUCKET/multimodal
+mhmoe plan --config configs/pod/multimodal.py --topology v5p:4x4x4
+mhmoe train --config configs/pod/multimodal.py --workdir gs://BUCKET/multimodal
 """
 
 from configs.paper1 import multimodal

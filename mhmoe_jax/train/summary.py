@@ -1,6 +1,9 @@
 """A run in a dozen lines: what was trained, how well, and what to try next."""
 
+from collections.abc import Mapping
 import math
+
+import numpy as np
 
 from mhmoe_jax.moe.telemetry import active_share
 from mhmoe_jax.plan.accounting import count_parameters
@@ -20,12 +23,19 @@ def describe(cfg: RunConfig, result: Result) -> str:
     lines.append(f"speed           {result.tokens_per_second:,.0f} tokens/s")
   if result.evaluation is not None:
     lines += result.evaluation.in_words()
-    for name, load_NHE in result.evaluation.loads.items():
-      load_NE = load_NHE.mean(axis=1)
-      label, of = ("active experts", "") if not name else (f"  {name}", f" of {name}")
-      lines.append(
-        f"{label:15} {float(active_share(load_NE).mean()):.1%} get more than a tenth "
-        f"of an even share{of}, over {load_NE.shape[0]} MoE layers of "
-        f"{load_NE.shape[1]} experts"
-      )
+    lines += _describe_loads(result.evaluation.loads)
   return "\n".join(lines)
+
+
+def _describe_loads(loads: Mapping[str, np.ndarray]) -> list[str]:
+  """How many experts are in use, by what was routed; nothing of a dense model."""
+  if not loads:
+    return []
+  loads_NE = {name: load_NHE.mean(axis=1) for name, load_NHE in loads.items()}
+  shares = {n: float(active_share(load_NE).mean()) for n, load_NE in loads_NE.items()}
+  words = ", ".join(f"{n} {share:.1%}".lstrip() for n, share in shares.items())
+  N, E = next(iter(loads_NE.values())).shape
+  return [
+    f"active experts  {words} get more than a tenth of an even share, over {N} MoE "
+    f"layers of {E} experts"
+  ]
