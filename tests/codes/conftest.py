@@ -24,7 +24,7 @@ def make(pictures_NYXC):
   def fitted(kind):
     if kind not in made:
       vocabulary = VisualVocabulary(kind, CODES, PATCH)
-      steps = {"kmeans": 10, "vqvae": 100}[kind]
+      steps = {"kmeans": 10, "vqvae": 60}[kind]
       made[kind] = vocabulary, fit(vocabulary, pictures_NYXC, steps=steps, seed=0)
     return made[kind]
 

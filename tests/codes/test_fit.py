@@ -82,6 +82,7 @@ def test_statistics_by_hand():
     "mean_U": np.zeros(3, np.float32),
     "whiten_UR": np.eye(3, dtype=np.float32),
     "codes_WR": np.array([[-1, -1, -1], [1, 1, 1]], np.float32),
+    "color_RU": np.eye(3, dtype=np.float32),
     "patches_WU": np.array([[0, 0, 0], [1, 1, 1]], np.float32),
   }
   pixels = np.array([0, 0, 255], np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)
