@@ -19,7 +19,8 @@ def block_of(picture, color):
 
 def test_a_pair_stands_side_by_side_of_one_size():
   originals, drawn = (np.full((1, 32, 32, 3), c, np.uint8) for c in (RED, BLUE))
-  picture = sheet.draw_sheet(originals, drawn, "a title", "and more")
+  groups = {"original": originals, "from its codes": drawn}
+  picture = sheet.draw_sheet(groups, "a title", "and more")
   top, bottom, left, right = block_of(picture, RED)
   assert (bottom - top, right - left) == (160, 160)  # 32 pixels, magnified by 5
   other = block_of(picture, BLUE)
@@ -32,7 +33,7 @@ def test_a_pair_stands_side_by_side_of_one_size():
 def test_pictures_are_magnified_as_they_are(count, rows):
   draw = np.random.RandomState(0)
   originals = draw.randint(0, 256, (count, 16, 16, 3)).astype(np.uint8)
-  picture = sheet.draw_sheet(originals, 255 - originals, "title", "")
+  picture = sheet.draw_sheet({"one": originals, "other": 255 - originals}, "title", "")
   large = originals.repeat(10, axis=1).repeat(10, axis=2)
   at = [find(picture, x) for x in large]
   assert len({y for y, _ in at}) == rows
