@@ -16,7 +16,7 @@ from mhmoe_jax.codes import whitening
 
 NUM_COMPONENTS, SOFTENING = 48, 0.1  # of the whitening
 # What a fit looks at: so many patches, or so many for each code.
-NUM_PATCHES, PATCHES_OF_A_CODE = 2**16, 32
+NUM_PATCHES, PATCHES_OF_A_CODE = 2**16, 16
 
 Report = Callable[[int, float], None]
 

@@ -82,10 +82,6 @@ def test_pictures_of_ones_own(tmp_path):
     ({"model__num_codes": 999}, "as codes, got num_codes=999, 960 patches in 60 pictu"),
     ({"data__codes__kind": "vae"}, "kind must be one of kmeans, vqvae, got"),
     ({"data__images__source": "npz"}, "source='npz' needs train and valid, got train="),
-    (
-      {"config": "configs/tiny.py"},
-      "config with pictures, task='masked', got task='la",
-    ),
     ({"out": ""}, "image-tokenizer needs --out"),
   ],
 )
