@@ -169,9 +169,8 @@ def move_codes(codes_WR: jax.Array, x_BPR: jax.Array, ids_BP: jax.Array) -> jax.
   W, R = codes_WR.shape
   ids_T, x_TR = ids_BP.reshape(-1), x_BPR.reshape(-1, R)
   sums_WR = jax.ops.segment_sum(x_TR, ids_T, num_segments=W)
-  counts_W = jnp.bincount(ids_T, length=W)
-  moved_WR = normalize(DECAY * codes_WR + (1 - DECAY) * normalize(sums_WR))
-  return jnp.where(counts_W[:, None] > 0, moved_WR, codes_WR)
+  # A sum of no vectors is 0, and what is added does not turn the code.
+  return normalize(DECAY * codes_WR + (1 - DECAY) * normalize(sums_WR))
 
 
 def restart_codes(

@@ -72,7 +72,7 @@ def test_the_start_spreads_out():
   """Of 990 vectors in one place and 10 in others, k-means++ takes all ten."""
   x_TR = np.zeros((1000, 2), np.float32)
   x_TR[:10] = np.random.RandomState(0).normal(0, 10, (10, 2))
-  codes_WR = kmeans.fit_codes(x_TR, 11, 1, np.random.RandomState(0))
+  codes_WR = kmeans.fit_codes(x_TR, 11, 0, np.random.RandomState(0))
   assert len(np.unique(codes_WR, axis=0)) == 11
 
 

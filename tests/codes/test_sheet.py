@@ -27,6 +27,9 @@ def test_a_pair_stands_side_by_side_of_one_size():
   assert other[:2] == (top, bottom)
   assert right < other[2]
   assert other[3] < picture.shape[1]
+  # Each has its label above it.
+  for first, last in ((left, right), other[2:]):
+    assert (picture[top - 22 : top - 2, first:last] < 200).any()
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (3, 1), (4, 2)])
