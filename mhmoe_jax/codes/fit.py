@@ -14,8 +14,6 @@ from mhmoe_jax.codes import kmeans, training
 from mhmoe_jax.codes.measure import Statistics, measure
 from mhmoe_jax.codes.vocabulary import Arrays, VisualVocabulary
 
-# Rounds of k-means, steps of a VQ-VAE.
-DEFAULT_STEPS = {"kmeans": 20, "vqvae": 1000}
 _SECONDS = 2  # between two lines of progress
 
 Tell = Callable[[str], None]

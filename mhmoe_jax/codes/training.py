@@ -109,7 +109,7 @@ def _make_step(vocabulary: VisualVocabulary, white, optimizer):
     if len(codes_WR):
       codes_WR = vqvae.move_codes(codes_WR, q.x_BPR, q.ids_BP)
       idle_W = (idle_W + 1).at[q.ids_BP.reshape(-1)].set(0)
-      codes_WR, idle_W = vqvae.restart_codes(codes_WR, idle_W, q.x_BPR, key)
+      codes_WR, idle_W = vqvae.restart_codes(codes_WR, idle_W, q.x_BPR, q.ids_BP, key)
     return State(networks, opt_state, codes_WR, idle_W), error
 
   return jax.jit(step)

@@ -174,7 +174,11 @@ def move_codes(codes_WR: jax.Array, x_BPR: jax.Array, ids_BP: jax.Array) -> jax.
 
 
 def restart_codes(
-  codes_WR: jax.Array, idle_W: jax.Array, x_BPR: jax.Array, key: jax.Array
+  codes_WR: jax.Array,
+  idle_W: jax.Array,
+  x_BPR: jax.Array,
+  ids_BP: jax.Array,
+  key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Idle codes start anew at vectors, drawn in proportion to how far theirs are.
 
@@ -185,6 +189,7 @@ def restart_codes(
     codes_WR: the codes.
     idle_W: for each, the number of steps since a vector chose it.
     x_BPR: vectors of a batch.
+    ids_BP: the codes that they chose.
     key: of the draw.
 
   Returns:
@@ -193,7 +198,7 @@ def restart_codes(
   W, R = codes_WR.shape
   x_TR = x_BPR.reshape(-1, R)
   num_new = min(W, len(x_TR) // 16)
-  square_T = jnp.square(x_TR - codes_WR[nearest(x_BPR, codes_WR).reshape(-1)]).sum(1)
+  square_T = jnp.square(x_TR - codes_WR[ids_BP.reshape(-1)]).sum(axis=1)
   noise_T = jax.random.gumbel(key, square_T.shape)
   _, places = jax.lax.top_k(jnp.log(square_T + 1e-12) + noise_T, num_new)
   longest_idle, ids = jax.lax.top_k(idle_W, num_new)

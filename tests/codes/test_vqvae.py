@@ -63,7 +63,8 @@ def test_codes_move_as_in_numpy(key):
 def test_idle_codes_start_anew_at_vectors(key):
   codes_WR, x_BPR = unit(key, (4, 3)), unit(jax.random.key(1), (4, 16, 3))
   idle_W = jnp.array([0, vqvae.IDLE, vqvae.IDLE - 1, vqvae.IDLE + 9])
-  new_WR, new_idle_W = vqvae.restart_codes(codes_WR, idle_W, x_BPR, key)
+  ids_BP = vqvae.quantize(x_BPR, codes_WR).ids_BP
+  new_WR, new_idle_W = vqvae.restart_codes(codes_WR, idle_W, x_BPR, ids_BP, key)
   np.testing.assert_array_equal(new_idle_W, [0, 0, vqvae.IDLE - 1, 0])
   np.testing.assert_array_equal(new_WR[jnp.array([0, 2])], codes_WR[jnp.array([0, 2])])
   x_TR = np.asarray(x_BPR).reshape(-1, 3)
@@ -78,7 +79,8 @@ def test_codes_start_anew_where_they_are_missed(key):
   lost_R = unit(jax.random.key(1), (3,))
   x_BPR = jnp.broadcast_to(codes_WR[0], (1, 64, 3)).at[0, 5].set(lost_R)
   idle_W = jnp.array([0, vqvae.IDLE])
-  new_WR, _ = vqvae.restart_codes(codes_WR, idle_W, x_BPR, key)
+  ids_BP = jnp.zeros((1, 64), jnp.int32)
+  new_WR, _ = vqvae.restart_codes(codes_WR, idle_W, x_BPR, ids_BP, key)
   np.testing.assert_array_equal(new_WR[1], lost_R)
 
 
