@@ -34,7 +34,7 @@ ONLY = {
   "tensorflow": ("data",),
   "seqio": ("data",),
   "orbax": ("train.checkpoint", "train.saved"),  # the one writes, the other reads
-  "optax": ("train", "codes.fit"),
+  "optax": ("train", "codes.training"),
   "tensorstore": ("train.lock", "train.saved"),
   "safetensors": ("interop",),
   "tokenizers": ("data.huggingface",),

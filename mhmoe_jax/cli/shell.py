@@ -47,3 +47,8 @@ def replace(argv: Sequence[str], **values: object) -> list[str]:
 
 def command(verb: str, argv: Sequence[str]) -> str:
   return f"{program()} {verb} {shlex.join(argv)}"
+
+
+def name_run(out: str) -> str:
+  """A workdir for a run that uses the file or folder `out`."""
+  return os.path.join("runs", os.path.basename(os.path.splitext(out.rstrip("/"))[0]))

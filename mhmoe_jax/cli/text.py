@@ -1,7 +1,6 @@
 """Verbs that make something of the texts of a config: tokenizer, prepare."""
 
 from collections.abc import Callable
-import os
 import sys
 import time
 
@@ -9,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mhmoe_jax.cli import parsing
-from mhmoe_jax.cli.shell import command, replace
+from mhmoe_jax.cli.shell import command, name_run, replace
 
 _SECONDS = 5  # between two lines of progress
 
@@ -36,7 +35,7 @@ def tokenizer(argv: list[str]) -> None:
     argv,
     vocab_size=None,
     out=None,
-    workdir=_name_run(values.out),
+    workdir=name_run(values.out),
     config__data__vocabulary=values.out,
     config__model__vocab_size=values.vocab_size,
   )
@@ -66,15 +65,10 @@ def prepare(argv: list[str]) -> None:
     argv,
     shards=None,
     out=None,
-    workdir=_name_run(values.out),
+    workdir=name_run(values.out),
     config__data__prepared=values.out,
   )
   print(f"wrote {values.out}; use it with\n  {command('train', words)}")
-
-
-def _name_run(out: str) -> str:
-  """A workdir for a run that uses the file or folder `out`."""
-  return os.path.join("runs", os.path.basename(os.path.splitext(out.rstrip("/"))[0]))
 
 
 def _make_report() -> Callable:

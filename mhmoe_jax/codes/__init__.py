@@ -7,7 +7,7 @@ pictures, `saved.py` keeps it, `sheet.py` draws what it keeps of a picture.
 | letter | meaning |
 |---|---|
 | B, P, U | pictures; patches of a picture; numbers of a patch |
-| W, R | codes; width of a code |
+| W, R | codes; numbers of a code, or of a whitened patch |
 | T | patches of many pictures |
 | L, D | places around a patch; width of a network |
 """

@@ -1,9 +1,7 @@
 """A visual vocabulary by k-means on whitened patches: seconds, and the oracle.
 
-Patches are centred, projected on their largest principal components, and those scaled
-to about the same variance; a patch's id is that of the nearest code, and a code is drawn
-as the mean of its patches. It sees no context: codes are colours and edges. Fitted with
-numpy, applied by jax.
+A patch's id is that of the nearest code, and a code looks like the mean of its patches.
+It sees no context: codes are colours and edges. Fitted with numpy, applied by jax.
 
 `fit_codes` is k-means itself, from which a VQ-VAE's codes start as well.
 """
@@ -14,20 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NUM_COMPONENTS = 32  # of a patch, if it has so many
-# What is added to all variances, as a share of the largest: without it the last
-# components, which are noise, would count as much as the first, which are colours.
-_SOFTENING = 0.1
+from mhmoe_jax.codes import whitening
+
+NUM_COMPONENTS, SOFTENING = 48, 0.1  # of the whitening
 # What a fit looks at: so many patches, or so many for each code.
-NUM_PATCHES, PATCHES_OF_A_CODE = 2**16, 32
+NUM_PATCHES, PATCHES_OF_A_CODE = 2**16, 16
 
 Report = Callable[[int, float], None]
 
 
 def encode(arrays, patches_BPU: jax.Array) -> jax.Array:
   """The nearest code of each patch, int32 (B, P)."""
-  x_BPR = (patches_BPU - arrays["mean_U"][None, None]) @ arrays["whiten_UR"]
-  return nearest(x_BPR, arrays["codes_WR"])
+  return nearest(whitening.whiten(arrays, patches_BPU), arrays["codes_WR"])
 
 
 def nearest(x_BPR: jax.Array, codes_WR: jax.Array) -> jax.Array:
@@ -44,31 +40,26 @@ def decode(arrays, ids_BP: jax.Array) -> jax.Array:
 
 
 def array_shapes(patch_dim: int, num_codes: int) -> dict[str, jax.ShapeDtypeStruct]:
-  U, W, R = patch_dim, num_codes, min(patch_dim, NUM_COMPONENTS)
-  shapes = {"mean_U": (U,), "whiten_UR": (U, R), "codes_WR": (W, R)}
-  shapes["patches_WU"] = (W, U)
-  return {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in shapes.items()}
+  shapes = whitening.array_shapes(patch_dim, NUM_COMPONENTS)
+  num_components = shapes["whiten_UR"].shape[1]
+  codes = jax.ShapeDtypeStruct((num_codes, num_components), jnp.float32)
+  patches = jax.ShapeDtypeStruct((num_codes, patch_dim), jnp.float32)
+  return shapes | {"codes_WR": codes, "patches_WU": patches}
 
 
 def fit(
   patches_TU: np.ndarray, num_codes: int, num_rounds: int, seed: int, report: Report
 ) -> dict[str, np.ndarray]:
   """Fits a vocabulary to patches in [-1, 1]; see `fit_codes` for the rest."""
-  mean_U = patches_TU.mean(axis=0, dtype=np.float64)
-  variance_U, vectors_UU = np.linalg.eigh(np.cov(patches_TU.T))  # ascending
-  variance_R = variance_U[::-1][:NUM_COMPONENTS]
-  deviation_R = np.sqrt(variance_R + _SOFTENING * variance_U[-1] + 1e-8)
-  whiten_UR = vectors_UU[:, ::-1][:, :NUM_COMPONENTS] / deviation_R
-  x_TR = ((patches_TU - mean_U) @ whiten_UR).astype(np.float32)
+  arrays = whitening.fit(patches_TU, NUM_COMPONENTS, SOFTENING)
+  x_TR = (patches_TU - arrays["mean_U"]) @ arrays["whiten_UR"]
   draw = np.random.RandomState(seed)
   codes_WR = fit_codes(x_TR, num_codes, num_rounds, draw, report)
   nearest_T, _ = _assign(x_TR, codes_WR)
   means_WU, counts_W = _means(patches_TU, nearest_T, num_codes)
   # A code without patches is never asked for, unless a model says it.
-  means_WU[counts_W == 0] = mean_U
-  arrays = {"mean_U": mean_U, "whiten_UR": whiten_UR, "codes_WR": codes_WR}
-  arrays["patches_WU"] = means_WU
-  return {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+  means_WU[counts_W == 0] = arrays["mean_U"]
+  return arrays | {"codes_WR": codes_WR, "patches_WU": means_WU}
 
 
 def fit_codes(

@@ -36,8 +36,8 @@ class Saved(NamedTuple):
 
 
 def exists(directory: str) -> bool:
-  """Whether a folder has a vocabulary, damaged or not."""
-  return any((epath.Path(directory) / name).exists() for name in (_FACTS, _ARRAYS))
+  """Whether a folder has a vocabulary, damaged or not; one half written is none."""
+  return (epath.Path(directory) / _FACTS).exists()
 
 
 def check_free(directory: str) -> None:

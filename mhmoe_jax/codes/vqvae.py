@@ -1,7 +1,7 @@
 """A VQ-VAE with a code for each patch (1711.00937), in the manner of BEiT v2's.
 
-    patch -> linear -> blocks -> R numbers of length 1 -> nearest code
-    code  -> linear -> blocks -> patch
+    patch -> whiten -> linear -> blocks -> R numbers of length 1 -> nearest code
+    code  -> linear -> blocks -> R numbers -> color -> patch
 
 A block looks at the patches around its own, so a code means more than its patch's
 colours and a patch is drawn from more than its code. Codes have length 1, nearest is by
@@ -17,40 +17,31 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.codes import whitening
 from mhmoe_jax.codes.kmeans import nearest
 from mhmoe_jax.models.norm import Norm
 
 CODE_DIM = 32  # as BEiT v2's
 DECAY = 0.99  # of the codes' average
 COMMITMENT = 1.0
+NUM_COMPONENTS, SOFTENING = 64, 0.01  # of the whitening
 IDLE = 50  # steps without a vector after which a code starts anew
-_WIDTH, _DEPTH = 128, 2
+_WIDTH, _DEPTH = 64, 2
 _NEIGHBOURS = 3  # patches across that a block looks at
 
 
 class Network(nn.Module):
-  """Patches, or codes, to other numbers in the same places.
+  """Whitened patches to vectors in the same places, or codes to whitened patches."""
 
-  Attributes:
-    letter_in: of the dimension that comes in.
-    letter_out: of the dimension that goes out.
-    size_out: of it.
-  """
-
-  letter_in: str
-  letter_out: str
   size_out: int
 
   @nn.compact
-  def __call__(self, x_BPU: jax.Array) -> jax.Array:
-    x_BPD = self._linear(x_BPU, f"{self.letter_in}D", _WIDTH)
+  def __call__(self, x_BPR: jax.Array) -> jax.Array:
+    x_BPD = linear(self, "RD", (x_BPR.shape[-1], _WIDTH), x_BPR)
     for n in range(_DEPTH):
       x_BPD = Block(name=f"block_{n}")(x_BPD)
     x_BPD = Norm("layernorm", 1e-6, name="norm")(x_BPD)
-    return self._linear(x_BPD, f"D{self.letter_out}", self.size_out)
-
-  def _linear(self, x: jax.Array, letters: str, size: int) -> jax.Array:
-    return linear(self, letters, (x.shape[-1], size), x)
+    return linear(self, "DR", (_WIDTH, self.size_out), x_BPD)
 
 
 class Block(nn.Module):
@@ -92,24 +83,25 @@ class Quantized(NamedTuple):
 
 def encode(arrays, patches_BPU: jax.Array) -> jax.Array:
   """The code of each patch, int32 (B, P)."""
-  return nearest(look(arrays["encoder"], patches_BPU), arrays["codes_WR"])
+  return nearest(look(arrays, patches_BPU), arrays["codes_WR"])
 
 
 def decode(arrays, ids_BP: jax.Array) -> jax.Array:
   """The patches of codes, (B, P, U)."""
-  return draw(arrays["decoder"], arrays["codes_WR"][ids_BP])
+  return draw(arrays, arrays["codes_WR"][ids_BP])
 
 
-def look(encoder, patches_BPU: jax.Array) -> jax.Array:
+def look(arrays, patches_BPU: jax.Array) -> jax.Array:
   """What the encoder makes of patches, (B, P, R), each of length 1."""
-  x_BPR = Network("U", "R", CODE_DIM).apply({"params": encoder}, patches_BPU)
-  return normalize(x_BPR)
+  x_BPR = whitening.whiten(arrays, patches_BPU)
+  return normalize(Network(CODE_DIM).apply({"params": arrays["encoder"]}, x_BPR))
 
 
-def draw(decoder, code_BPR: jax.Array) -> jax.Array:
+def draw(arrays, code_BPR: jax.Array) -> jax.Array:
   """Codes to patches, (B, P, U)."""
-  patch_dim = decoder["w_DU"].shape[1]
-  return Network("R", "U", patch_dim).apply({"params": decoder}, code_BPR)
+  network = Network(len(arrays["color_RU"]))
+  x_BPR = network.apply({"params": arrays["decoder"]}, code_BPR)
+  return whitening.color(arrays, x_BPR)
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -118,20 +110,22 @@ def normalize(x: jax.Array) -> jax.Array:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
-def init_networks(key: jax.Array, patch_dim: int):
+def init_networks(key: jax.Array, num_components: int):
   """The parameters of encoder and decoder, before training."""
   first, second = jax.random.split(key)
-  encoder, decoder = Network("U", "R", CODE_DIM), Network("R", "U", patch_dim)
+  patch, code = jnp.zeros((1, 1, num_components)), jnp.zeros((1, 1, CODE_DIM))
   return {
-    "encoder": encoder.init(first, jnp.zeros((1, 1, patch_dim)))["params"],
-    "decoder": decoder.init(second, jnp.zeros((1, 1, CODE_DIM)))["params"],
+    "encoder": Network(CODE_DIM).init(first, patch)["params"],
+    "decoder": Network(num_components).init(second, code)["params"],
   }
 
 
 def array_shapes(patch_dim: int, num_codes: int):
-  networks = jax.eval_shape(lambda: init_networks(jax.random.key(0), patch_dim))
+  shapes = whitening.array_shapes(patch_dim, NUM_COMPONENTS)
+  num_components = shapes["whiten_UR"].shape[1]
+  networks = jax.eval_shape(lambda: init_networks(jax.random.key(0), num_components))
   codes = jax.ShapeDtypeStruct((num_codes, CODE_DIM), jnp.float32)
-  return networks | {"codes_WR": codes}
+  return shapes | networks | {"codes_WR": codes}
 
 
 def quantize(x_BPR: jax.Array, codes_WR: jax.Array) -> Quantized:
@@ -141,16 +135,23 @@ def quantize(x_BPR: jax.Array, codes_WR: jax.Array) -> Quantized:
   return Quantized(x_BPR, ids_BP, x_BPR + step_BPR)
 
 
-def loss(networks, codes_WR: jax.Array, patches_BPU: jax.Array):
-  """Mean square error of the pixels and the commitment loss.
+def loss(networks, white, codes_WR: jax.Array, patches_BPU: jax.Array):
+  """Mean square error of the pixels, and the commitment loss where there are codes.
+
+  Args:
+    networks: encoder and decoder, which learn.
+    white: arrays of the whitening, which do not.
+    codes_WR: the codes; none of them, (0, R), before they start.
+    patches_BPU: in [-1, 1].
 
   Returns:
-    The loss; the vectors with their codes, and the mean square error.
+    The loss; the vectors with their codes, if there are, and the mean square error.
   """
-  q = quantize(look(networks["encoder"], patches_BPU), codes_WR)
-  drawn_BPU = draw(networks["decoder"], q.code_BPR)
+  x_BPR = look(networks | white, patches_BPU)
+  q = quantize(x_BPR, codes_WR) if len(codes_WR) else None
+  drawn_BPU = draw(networks | white, x_BPR if q is None else q.code_BPR)
   error = jnp.square(drawn_BPU - patches_BPU).mean()
-  return error + commitment(q), (q, error)
+  return error + (0 if q is None else commitment(q)), (q, error)
 
 
 def commitment(q: Quantized) -> jax.Array:
@@ -168,13 +169,16 @@ def move_codes(codes_WR: jax.Array, x_BPR: jax.Array, ids_BP: jax.Array) -> jax.
   W, R = codes_WR.shape
   ids_T, x_TR = ids_BP.reshape(-1), x_BPR.reshape(-1, R)
   sums_WR = jax.ops.segment_sum(x_TR, ids_T, num_segments=W)
-  counts_W = jnp.bincount(ids_T, length=W)
-  moved_WR = normalize(DECAY * codes_WR + (1 - DECAY) * normalize(sums_WR))
-  return jnp.where(counts_W[:, None] > 0, moved_WR, codes_WR)
+  # A sum of no vectors is 0, and what is added does not turn the code.
+  return normalize(DECAY * codes_WR + (1 - DECAY) * normalize(sums_WR))
 
 
 def restart_codes(
-  codes_WR: jax.Array, idle_W: jax.Array, x_BPR: jax.Array, key: jax.Array
+  codes_WR: jax.Array,
+  idle_W: jax.Array,
+  x_BPR: jax.Array,
+  ids_BP: jax.Array,
+  key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Idle codes start anew at vectors, drawn in proportion to how far theirs are.
 
@@ -185,6 +189,7 @@ def restart_codes(
     codes_WR: the codes.
     idle_W: for each, the number of steps since a vector chose it.
     x_BPR: vectors of a batch.
+    ids_BP: the codes that they chose.
     key: of the draw.
 
   Returns:
@@ -193,7 +198,7 @@ def restart_codes(
   W, R = codes_WR.shape
   x_TR = x_BPR.reshape(-1, R)
   num_new = min(W, len(x_TR) // 16)
-  square_T = jnp.square(x_TR - codes_WR[nearest(x_BPR, codes_WR).reshape(-1)]).sum(1)
+  square_T = jnp.square(x_TR - codes_WR[ids_BP.reshape(-1)]).sum(axis=1)
   noise_T = jax.random.gumbel(key, square_T.shape)
   _, places = jax.lax.top_k(jnp.log(square_T + 1e-12) + noise_T, num_new)
   longest_idle, ids = jax.lax.top_k(idle_W, num_new)

@@ -12,7 +12,7 @@ CODES, SIZE, PATCH = 16, 16, 4
 
 @pytest.fixture(scope="session")
 def pictures_NYXC():
-  scenes = [shapes.make_scene(0, "train", i) for i in range(200)]
+  scenes = [shapes.make_scene(0, "train", i) for i in range(80)]
   return np.stack([shapes.render(scene, SIZE) for scene in scenes])
 
 
@@ -24,7 +24,7 @@ def make(pictures_NYXC):
   def fitted(kind):
     if kind not in made:
       vocabulary = VisualVocabulary(kind, CODES, PATCH)
-      steps = {"kmeans": 10, "vqvae": 100}[kind]
+      steps = {"kmeans": 10, "vqvae": 40}[kind]
       made[kind] = vocabulary, fit(vocabulary, pictures_NYXC, steps=steps, seed=0)
     return made[kind]
 

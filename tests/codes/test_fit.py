@@ -42,12 +42,22 @@ def test_codes_of_a_vqvae_start_by_kmeans(pictures_NYXC):
   np.testing.assert_allclose(lengths_W, 1, rtol=1e-5)
 
 
-def test_too_few_codes_in_use(pictures_NYXC):
-  plain_NYXC = np.repeat(pictures_NYXC[:1] // 255 + 100, 10, axis=0)
-  vocabulary = VisualVocabulary("kmeans", CODES, PATCH)
-  message = "at least half of the codes must be in use, got 1 of num_codes=16 in 10 "
+@pytest.mark.parametrize("colors", [1, 7])
+def test_too_few_codes_in_use(colors):
+  message = f"at least half of the codes must be in use, got {colors} of num_codes=16 "
   with pytest.raises(ValueError, match=message):
-    fit(vocabulary, plain_NYXC, steps=2, seed=0)
+    fit_plain(colors)
+
+
+def test_half_of_the_codes_are_enough():
+  assert fit_plain(8).statistics.codes_in_use == 8
+
+
+def fit_plain(colors):
+  """Sixteen codes for patches of so many different colours."""
+  greys = np.linspace(0, 255, colors).astype(np.uint8).repeat(16)
+  plain_NYXC = np.broadcast_to(greys[:, None, None, None], (len(greys), 4, 4, 3))
+  return fit(VisualVocabulary("kmeans", 16, 4), plain_NYXC, steps=2, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,7 @@ def test_statistics_by_hand():
     "mean_U": np.zeros(3, np.float32),
     "whiten_UR": np.eye(3, dtype=np.float32),
     "codes_WR": np.array([[-1, -1, -1], [1, 1, 1]], np.float32),
+    "color_RU": np.eye(3, dtype=np.float32),
     "patches_WU": np.array([[0, 0, 0], [1, 1, 1]], np.float32),
   }
   pixels = np.array([0, 0, 255], np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)

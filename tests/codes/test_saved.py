@@ -79,21 +79,21 @@ def test_spaces_count(written):
 
 
 def test_a_missing_one(tmp_path):
-  with pytest.raises(ValueError, match="must be a folder with vocabulary.json and"):
+  with pytest.raises(ValueError, match="must be a folder with "):
     saved.load(str(tmp_path / "nothing"))
 
 
 def test_a_missing_file(written):
   folder = written[0]
   (folder / "arrays.npz").unlink()
-  with pytest.raises(ValueError, match="cannot read .*: No such file"):
+  with pytest.raises(ValueError, match=r"cannot read .*: No such file"):
     saved.load(str(folder))
 
 
 def test_what_is_there_stays(written):
   folder, vocabulary, arrays, statistics, _ = written
   before = (folder / "arrays.npz").read_bytes()
-  with pytest.raises(ValueError, match="a folder of its own, got .*, which has one"):
+  with pytest.raises(ValueError, match=r"got .*, which has one"):
     saved.save(str(folder), vocabulary, arrays, {}, statistics)
   assert (folder / "arrays.npz").read_bytes() == before
 
