@@ -80,14 +80,12 @@ def take_step(task, optimizer, num_steps, expert=0):
   state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
   batch = make_batch()
   if "inputs" not in task.batch_shapes(1):
-    batch = jax.tree.map(
-      lambda x: wave(np.zeros(x.shape, x.dtype)), task.batch_shapes(8)
-    )
+    shapes = task.batch_shapes(8)
+    batch = jax.tree.map(lambda x: wave(np.zeros(x.shape, x.dtype)), shapes)
   with jax.set_mesh(mesh):
     step = jax.jit(make_train_step(task, optimizer, 1))
-    state, metrics = step(
-      state, place_batch(batch, mesh, len(jax.tree.leaves(batch)[0]))
-    )
+    rows = len(jax.tree.leaves(batch)[0])
+    state, metrics = step(state, place_batch(batch, mesh, rows))
   return state["params"], metrics
 
 
