@@ -20,9 +20,10 @@ from typing import NamedTuple
 import config as rows
 
 HERE = pathlib.Path(__file__).parent
-RATES = (0.001, 0.002, 0.004)
 SEEDS = (0, 1, 2)
-KINDS = {"dense": "dense", "xmoe": "xmoe_8", "mhmoe": "mhmoe_8"}  # share a rate
+MAIN = ("dense", "xmoe_8", "mhmoe_8", "mhmoe_flops_8")
+PLACES = ("mhmoe_8_shared", "mhmoe_8_second")  # against mhmoe_8
+LARGE = ("xmoe_32", "mhmoe_32")
 
 
 class Job(NamedTuple):
@@ -31,18 +32,15 @@ class Job(NamedTuple):
   row: str
   seed: int  # of the data's order, of the masks and of the initial weights
   steps: int
-  rate: float | None  # None: the best of the search for its kind
+  rate: float  # the highest learning rate
 
 
-def make_jobs(steps: int) -> list[Job]:
+def make_jobs(steps: int, rate: float) -> list[Job]:
   """All runs, the most wanted first."""
-  search = [Job(r, 0, steps // 3, rate) for rate in RATES for r in KINDS.values()]
-  main = ("dense", "xmoe_8", "mhmoe_8", "mhmoe_flops_8")
-  where = ("mhmoe_8_shared", "mhmoe_8_second")
-  final = [Job(row, seed, steps, None) for seed in SEEDS for row in main]
-  final += [Job(row, 0, steps, None) for row in ("xmoe_32", "mhmoe_32")]
-  final += [Job(row, seed, steps, None) for seed in SEEDS for row in where]
-  return search + final
+  rows_of = [(row, seed) for seed in SEEDS for row in MAIN]
+  rows_of += [(row, 0) for row in (*PLACES, *LARGE)]
+  rows_of += [(row, seed) for seed in SEEDS[1:] for row in PLACES]
+  return [Job(row, seed, steps, rate) for row, seed in rows_of]
 
 
 def read_results(path: pathlib.Path) -> list[dict]:
@@ -55,17 +53,6 @@ def read_results(path: pathlib.Path) -> list[dict]:
 def job_of(result: dict) -> Job:
   """The job that a result is of."""
   return Job(*(result[name] for name in Job._fields))
-
-
-def best_rate(results: list[dict], row: str) -> float | None:
-  """The best learning rate of a row's kind; None while the search is not over."""
-  searched = KINDS[row.partition("_")[0]]
-  losses = {
-    r["rate"]: r["valid"]["loss"]
-    for r in results
-    if r["rate"] is not None and r["row"] == searched
-  }
-  return min(losses, key=losses.get) if len(losses) == len(RATES) else None
 
 
 @contextlib.contextmanager
@@ -129,7 +116,6 @@ def train(job: Job, config, workdir: pathlib.Path) -> dict | None:
     "active_parameters": parameters.active,
     "macs_per_token": count_flops(cfg, training=False).forward / 2,
     "tokens": tokens * job.steps,
-    "learning_rate": cfg.optimizer.learning_rate,
     "valid": result.evaluation.scalars(),
     "curve": [[m["step"], m["valid/loss"]] for m in metrics if "valid/loss" in m],
     "seconds_per_step": tokens / statistics.median(speeds) if speeds else None,
@@ -163,24 +149,21 @@ def work(jobs: list[Job], data: pathlib.Path, out: pathlib.Path, train=train) ->
     if not left:
       return
     for job in left:
-      rate = job.rate or best_rate(results, job.row)
-      if rate is None:
-        continue
-      name = f"{job.row}-{job.steps}-{job.seed}" + (f"-{job.rate}" if job.rate else "")
+      name = f"{job.row}-{job.steps}-{job.rate:g}-{job.seed}"
       with claim(out / "locks" / name) as mine:
         if not mine or job in set(map(job_of, read_results(path))):
           continue
         config = rows.get_config(job.row)
         rows.set_data(config, data, out)
         rows.set_steps(config, job.steps)
-        config.optimizer.learning_rate = rate
+        config.optimizer.learning_rate = job.rate
         config.train.seed = config.data.seed = config.data.text.seed = job.seed
         result = train(job, config, out / name)
         if result is None:
           return
         with claim(out / "results" / "lock", wait=True), path.open("a") as file:
           file.write(json.dumps(result | {"commit": version}) + "\n")
-      break  # Look again at what is left: a search may be over.
+      break
     else:
       time.sleep(1)  # Others do the rest.
 
@@ -190,10 +173,11 @@ def main():
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--steps", type=int, default=300)
+  parser.add_argument("--rate", type=float, default=0.004)
   args = parser.parse_args()
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
   prepare(args.data, args.out)
-  work(make_jobs(args.steps), args.data, args.out)
+  work(make_jobs(args.steps, args.rate), args.data, args.out)
 
 
 if __name__ == "__main__":
