@@ -99,6 +99,7 @@ def get_config(row: str = "mhmoe_8"):
   config.train.log_every = 50
   config.train.eval_batches = 40
   config.train.image_every = 0
+  set_data(config, pathlib.Path("data"), pathlib.Path("runs/multimodal"))
   return config
 
 
