@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,16 +178,28 @@ class Masked(Task):
     from mhmoe_jax.data.masked.rows import sample_pictures
 
     folder, codes = f"{workdir}/{_OWN_CODES}", self.data.codes
-    if codes.path or saved.exists(folder):
+    if codes.path:
+      return
+    facts = self._fitted_to()
+    if saved.exists(folder):  # A run was killed before its first checkpoint.
+      found = self._load(folder).fitted_to
+      for name, now in facts.items():
+        if found.get(name) != now:
+          raise ValueError(
+            f"the visual vocabulary of a run must be that of its config, got {name} "
+            f"{now}, which was {found.get(name)}; remove {folder} to fit another."
+          )
       return
     pictures_NYXC = sample_pictures(self.data, self.model.picture_size)
     say(
       f"image tokenizer: {codes.kind} of {self.model.num_codes:,} codes, from "
       f"{len(pictures_NYXC):,} pictures"
     )
-    facts = {"images": self.data.images.source, "pairs": self.data.pairs.source}
+    # In the end it is there as a whole.
+    begun = epath.Path(f"{folder}.begun")
+    begun.rmtree(missing_ok=True)
     built = build.build(
-      folder,
+      str(begun),
       self.codes,
       pictures_NYXC,
       facts,
@@ -194,6 +207,7 @@ class Masked(Task):
       seed=self.data.seed,
       tell=lambda line: say(f"image tokenizer: {line}"),
     )
+    begun.rename(folder)
     say(f"image tokenizer: {build.describe(built.statistics)}; {folder}")
 
   def make_fixed(self, workdir: str) -> Params:
@@ -203,6 +217,12 @@ class Masked(Task):
       ValueError: it is not there, damaged, or of other patches or codes.
     """
     return self._load(self.data.codes.path or f"{workdir}/{_OWN_CODES}").arrays
+
+  def _fitted_to(self) -> dict[str, Any]:
+    """What decides what the run's own visual vocabulary is, as JSON values."""
+    names = ("images", "pairs", "codes")
+    facts = {name: dataclasses.asdict(getattr(self.data, name)) for name in names}
+    return facts | {"picture_size": self.model.picture_size, "seed": self.data.seed}
 
   def _load(self, folder: str) -> saved.Saved:
     found, wanted = saved.load(folder), self.codes
@@ -277,20 +297,23 @@ class Masked(Task):
     return Loss(share, mean, {"loss": share, **shares}, means)
 
   def count(self, params: Params, fixed: Params, batch: Batch) -> Sums:
-    """Nats, right guesses and places of each modality, and loads times the places."""
+    """Nats, right guesses and places of each modality, and loads times the tokens."""
     guesses, pools = self._guess(params, fixed, batch, None)
     sums = {modality: found._asdict() for modality, found in guesses.items()}
     for aux in pools.values():
       for modality, part in aux.parts.items():
-        sums[modality]["load_NHE"] = part.stats.load_HE * sums[modality]["count"]
+        tokens = self._count_tokens(batch, modality)
+        sums[modality] |= {"load_NHE": part.stats.load_HE * tokens, "tokens": tokens}
     return sums
 
   def summarize(self, sums: Mapping[str, Sums]) -> MaskedEvaluation:
     """Means over the split."""
     parts, loads, counts = {}, {}, {}
     for kind, found in sums.items():
-      if not found:
-        raise ValueError(f"the validation split must have an example, got no {kind}.")
+      if not all(part["count"] for part in found.values()) or not found:
+        raise ValueError(
+          f"the validation split must have something to mask, got no {kind} with any."
+        )
       for modality, part in found.items():
         count = float(part["count"])
         parts[_name(kind, modality)] = Part(
@@ -298,22 +321,22 @@ class Masked(Task):
         )
         if "load_NHE" in part:
           loads[modality] = loads.get(modality, 0) + part["load_NHE"]
-          counts[modality] = counts.get(modality, 0) + count
+          counts[modality] = counts.get(modality, 0) + float(part["tokens"])
     return MaskedEvaluation(parts, {m: x / counts[m] for m, x in loads.items()})
 
   def check(self) -> None:
     """Raises ValueError for a vocabulary that does not fit the model's heads."""
-    from mhmoe_jax.data.vocabularies import make_vocabulary
-
     name, size = self.data.text.vocabulary, self._mask_id()
     if size >= self.model.vocab_size:
       raise ValueError(
         "model.vocab_size must be above the vocabulary's size, for [MASK] behind it, "
         f"got model.vocab_size={self.model.vocab_size}, {size} tokens in {name!r}."
       )
-    make_vocabulary(name)
     if self.data.codes.path:
       self._load(self.data.codes.path)
+    # What is wrong with all of them shall not wait for the first evaluation.
+    for kind in self.eval_batches(1).values():
+      next(iter(kind))
 
   def train_feed(self, batch_size: int, streams: Sequence[int]) -> Feed:
     """An endless feed of all three kinds."""
@@ -387,6 +410,13 @@ class Masked(Task):
     if tokens_BJV is not None:
       guesses["text"] = _score(tokens_BJV, batch["targets"], batch["weights"])
     return guesses, pools
+
+  def _count_tokens(self, batch: Batch, modality: str) -> jax.Array:
+    """Tokens of a modality that are not padding."""
+    if modality == "text":
+      return (batch["segments"] > 0).sum().astype(jnp.float32)
+    real_B = batch.get("real", jnp.ones(len(batch["pixels"])))
+    return real_B.sum() * self.model.num_image
 
   def _router_losses(
     self, kind: str, pools: Pools

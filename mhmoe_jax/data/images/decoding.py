@@ -12,6 +12,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 64 * 2**20
 
+# What Pillow says of large pictures and of damaged notes of cameras names no file.
+# Once: `warnings.catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 def decode(content: bytes, name: str) -> np.ndarray:
   """Decodes a picture.
@@ -30,9 +34,8 @@ def decode(content: bytes, name: str) -> np.ndarray:
   if not content:
     raise ValueError(f"a picture must not be empty, got 0 bytes in {name}.")
   try:
-    with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as picture:
-      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-      if picture.format not in ("PNG", "JPEG"):
+    with Image.open(io.BytesIO(content)) as picture:
+      if picture.format not in ("PNG", "JPEG", "MPO"):
         raise ValueError(
           f"a picture must be PNG or JPEG, got {picture.format} in {name}."
         )
@@ -41,7 +44,8 @@ def decode(content: bytes, name: str) -> np.ndarray:
           f"a picture must have at most {MAX_PIXELS:,} pixels, got "
           f"{picture.width} x {picture.height} in {name}."
         )
-      if getattr(picture, "n_frames", 1) > 1:
+      # An MPO is a JPEG with another view or a preview behind it, as phones write it.
+      if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
         raise ValueError(
           f"a picture must not be animated, got {picture.n_frames} frames in {name}."
         )

@@ -12,6 +12,7 @@ import json
 import os
 from typing import Any, NamedTuple, Protocol
 import zipfile
+import zlib
 
 from etils import epath
 import numpy as np
@@ -60,6 +61,8 @@ class PictureConfig:
           raise ValueError(
             f"{name} must be at least 1, got {name}={getattr(self, name)}."
           )
+      if not 0 <= self.seed < 2**32:
+        raise ValueError(f"seed must be in [0, 2**32), got seed={self.seed}.")
     elif not (self.train and self.valid):
       raise ValueError(
         f"source={self.source!r} needs train and valid, got train={self.train!r}, "
@@ -106,29 +109,42 @@ def open_source(cfg: PictureConfig, split: str, size: int) -> Source:
   if cfg.source == "tfds":
     return TfdsSource(cfg.name, where)
   kind = FilesSource if cfg.source == "files" else NpzSource
-  return JoinedSource([kind(path) for path in where.split(",")])
+  return JoinedSource([kind(path, cfg.text_key) for path in where.split(",")])
 
 
-def read_text(picture: Picture, text_key: str) -> list[str]:
+def files_of(where: str) -> list[str]:
+  """The files that say what is in a split: indices, and arrays with theirs."""
+  files = []
+  for path in where.split(","):
+    index = _index_of(path)
+    files += [path, index] if index != path and epath.Path(index).exists() else [path]
+  return files
+
+
+def read_text(record: Mapping[str, Any], text_key: str, name: str) -> list[str]:
   """The texts of a picture, one or more.
+
+  Args:
+    record: what is known of it.
+    text_key: of `PictureConfig`.
+    name: of the picture, for errors.
 
   Raises:
     ValueError: it has none.
   """
-  found: Any = picture.record
+  found: Any = record
   for key in text_key.split("/"):
     if not isinstance(found, Mapping) or key not in found:
       raise ValueError(
         f"every picture must have the field {text_key!r}, got the fields "
-        f"{', '.join(picture.record)} of {picture.name}."
+        f"{', '.join(record) or 'none'} of {name}."
       )
     found = found[key]
   texts = list(found) if isinstance(found, list | tuple | np.ndarray) else [found]
   texts = [t.decode() if isinstance(t, bytes) else t for t in texts]
   if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
     raise ValueError(
-      f"field {text_key!r} must be text, or a list of it, got {found!r} of "
-      f"{picture.name}."
+      f"field {text_key!r} must be text, or a list of it, got {found!r} of {name}."
     )
   return texts
 
@@ -159,9 +175,9 @@ class ShapesSource:
 class FilesSource:
   """PNG and JPEG files, by an index whose paths are relative to its folder."""
 
-  def __init__(self, index: str):
+  def __init__(self, index: str, text_key: str):
     self._folder = epath.Path(index).parent
-    self._records = read_index(index)
+    self._records = read_index(index, text_key)
     for line, record in enumerate(self._records, 1):
       if not isinstance(record.get("image"), str):
         raise ValueError(
@@ -185,7 +201,7 @@ class FilesSource:
 class NpzSource:
   """Pictures in an array, with an index of as many lines where there is one."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, text_key: str):
     self._path = path
     try:
       with (
@@ -198,17 +214,20 @@ class NpzSource:
             f"pictures must be in 'images', got {', '.join(arrays)} in {path}."
           )
         self._images = arrays["images"]
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
       raise ValueError(f"cannot read {path}: {error}.") from None
-    if self._images.dtype != np.uint8 or self._images.shape[3:] != (3,):
+    is_colour = self._images.dtype == np.uint8 and self._images.shape[3:] == (3,)
+    if not (is_colour and self._images.size):
       raise ValueError(
         "'images' must be uint8 of shape (pictures, height, width, 3), got "
         f"{self._images.dtype} {self._images.shape} in {path}."
       )
-    index = os.path.splitext(path)[0] + ".jsonl"
+    index = _index_of(path)
     self._records: Sequence[Mapping[str, Any]] = [{}] * len(self._images)
     if epath.Path(index).exists():
-      self._records = read_index(index)
+      self._records = read_index(index, text_key)
+    elif text_key:
+      raise ValueError(f"texts must be in lines beside the pictures, got no {index}.")
     if len(self._records) != len(self._images):
       raise ValueError(
         f"an index must have a line for every picture, got {len(self._records)} lines "
@@ -266,21 +285,33 @@ class TfdsSource:
   def __getitem__(self, index: int) -> Picture:
     row = dict(self._rows[index])
     pixels = row.pop("image")
+    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
+      raise ValueError(
+        "a picture must be uint8 with 1 or 3 colours, got "
+        f"{pixels.dtype} {pixels.shape} of picture {index} of {self._name}."
+      )
     if pixels.shape[2] == 1:
       pixels = np.repeat(pixels, 3, axis=2)
     return Picture(pixels, row, f"picture {index} of {self._name}")
 
 
-def read_index(path: str) -> list[dict[str, Any]]:
+def _index_of(path: str) -> str:
+  return os.path.splitext(path)[0] + ".jsonl"
+
+
+def read_index(path: str, text_key: str = "") -> list[dict[str, Any]]:
   """The lines of an index.
 
   Raises:
-    ValueError: it is missing, empty, or a line is not a JSON object; names the line.
+    ValueError: it is missing, empty, or a line is not a JSON object, or has no text in
+      `text_key`, if that is given; names the line.
   """
   try:
     lines = epath.Path(path).read_text().removesuffix("\n").split("\n")
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"cannot read the index {path}: {error}.") from None
+  if lines == [""]:
+    raise ValueError(f"an index must have a line, got none in {path}.")
   records = []
   for number, line in enumerate(lines, 1):
     try:
@@ -292,7 +323,7 @@ def read_index(path: str) -> list[dict[str, Any]]:
         f"every line of an index must be a JSON object, got {line[:40]!r} in line "
         f"{number} of {path}."
       )
+    if text_key:
+      read_text(record, text_key, f"line {number} of {path}")
     records.append(record)
-  if not records:
-    raise ValueError(f"an index must have a line, got none in {path}.")
   return records

@@ -123,5 +123,5 @@ class MaskedDataConfig:
       )
     if not self.pairs.text_key:
       raise ValueError("data.pairs needs a text_key, got text_key=''.")
-    if self.seed < 0:
-      raise ValueError(f"seed must be at least 0, got seed={self.seed}.")
+    if not 0 <= self.seed < 2**32 - 1:
+      raise ValueError(f"data.seed must be in [0, 2**32 - 1), got seed={self.seed}.")

@@ -10,14 +10,14 @@ import numpy as np
 from mhmoe_jax.data import validation
 from mhmoe_jax.data.fingerprints import fingerprint
 from mhmoe_jax.data.images.numbered import NumberedFeed, one_pass
-from mhmoe_jax.data.images.sources import PictureConfig
+from mhmoe_jax.data.images.sources import PictureConfig, files_of
 from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.data.masked.rows import Rows, Sizes
 from mhmoe_jax.data.streams import make_train_feed
 
 Batch = dict[str, dict[str, np.ndarray]]
 
-_ACCEPT = "With --accept_changed_data the run goes on and begins the data anew."
+_WITH = " With --accept_changed_data the run goes on and begins the "
 
 
 class MaskedFeed(Iterator[Batch]):
@@ -82,6 +82,7 @@ class MaskedFeed(Iterator[Batch]):
     Args:
       states: by stream.
       accept_changes: whether, where they are the places of other data, it begins anew.
+        Visual codes of another vocabulary mean something else, and are refused.
 
     Returns:
       What a user should know, or "".
@@ -90,19 +91,25 @@ class MaskedFeed(Iterator[Batch]):
       ValueError: a stream has no place, or that of other pictures, texts, masks or
         visual codes.
     """
+    parts = {stream: state.partition(b"\n") for stream, state in states.items()}
+    places = [json.loads(place) for place, _, _ in parts.values()]
+    for place in places:
+      was, now = place["pipeline"]["codes"], self.pipeline["codes"]
+      if was != now:
+        raise ValueError(
+          "a run must go on with the visual vocabulary that it began with, got "
+          f"{now}, which was {was}."
+        )
     try:
-      parts = {stream: state.partition(b"\n") for stream, state in states.items()}
-      places = [json.loads(place) for place, _, _ in parts.values()]
       for place in places:
         _check_same(place["pipeline"], self.pipeline)
       texts = {stream: text for stream, (_, _, text) in parts.items()}
       note = self._texts.restore(texts)
     except ValueError as error:
+      problem = str(error).partition(_WITH)[0]
       if accept_changes:
-        return f"the data begins anew: {error}"
-      raise ValueError(
-        f"{str(error).removesuffix(_ACCEPT).rstrip()} {_ACCEPT}"
-      ) from None
+        return f"the data begins anew: {problem}"
+      raise ValueError(f"{problem}{_WITH}data anew.") from None
     self._next = places[0]["batch"]
     for feed in self._pictures.values():
       feed.next_batch = self._next
@@ -150,13 +157,14 @@ def _describe(cfg: MaskedDataConfig, sizes: Sizes, batch_size: int) -> dict[str,
 
 def _identify(cfg: PictureConfig) -> dict[str, Any]:
   """What decides which pictures a training split has, and in which order."""
+  about = {"source": cfg.source, "text_key": cfg.text_key}
   if cfg.source == "shapes":
-    return {"source": cfg.source, "num_train": cfg.num_train, "seed": cfg.seed}
-  about = {"source": cfg.source, "train": cfg.train, "text_key": cfg.text_key}
+    return about | {"num_train": cfg.num_train, "seed": cfg.seed}
+  about["train"] = cfg.train
   if cfg.source == "tfds":
     return about | {"name": cfg.name}
   # Of a folder of pictures its index: a run cannot read a million of them to begin.
-  return about | fingerprint(cfg.train.split(","))
+  return about | fingerprint(files_of(cfg.train))
 
 
 def _check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

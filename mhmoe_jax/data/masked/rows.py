@@ -75,7 +75,7 @@ class Rows:
     """
     picture = self.pairs[place.index]
     draw = self._draw(_PAIR, place.index, place.epoch)
-    texts = read_text(picture, self._cfg.pairs.text_key)
+    texts = read_text(picture.record, self._cfg.pairs.text_key, picture.name)
     text = texts[draw.randint(len(texts)) if self._split == "train" else 0]
     cfg = self._cfg
     image = self._image(picture, cfg.pair_augment, cfg.mask.pair_image, draw)

@@ -53,6 +53,15 @@ def test_cmyk_and_the_orientation_of_a_camera():
   assert decode(encode(picture, "JPEG", exif=turned), "x.jpg").shape == (16, 8, 3)
 
 
+def test_the_first_of_several_in_a_jpeg():
+  """Phones put a preview or another view behind a picture."""
+  first, second = (Image.new("RGB", (16, 8), c) for c in ("white", "black"))
+  content = encode(first, "MPO", save_all=True, append_images=[second])
+  found = decode(content, "x.jpg")
+  assert found.shape == (8, 16, 3)
+  assert found.min() == 255
+
+
 NOISE = Image.fromarray(
   np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8)
 )

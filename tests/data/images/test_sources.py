@@ -7,7 +7,6 @@ from PIL import Image
 import pytest
 
 from mhmoe_jax.data.images.sources import (
-  Picture,
   PictureConfig,
   open_source,
   read_text,
@@ -52,7 +51,7 @@ def test_shapes_are_what_they_say():
   assert (len(train), len(valid)) == (10, 4)
   picture = train[3]
   assert picture.pixels.shape == (32, 32, 3)
-  (text,) = read_text(picture, "caption")
+  (text,) = read_text(picture.record, "caption", picture.name)
   for shape in picture.record["scene"].shapes:
     assert f"{shape.color} " in text
     assert shape.shape in text
@@ -73,22 +72,21 @@ def test_several_npz_are_one_after_the_other(tmp_path):
   both = ",".join(write_npz(tmp_path, n, name) for n, name in [(3, "a"), (2, "b")])
   source = open_source(config(source="npz", train=both, valid=both), "validation", 32)
   assert len(source) == 5
-  texts = [read_text(source[i], "caption")[0] for i in range(5)]
+  texts = [read_text(source[i].record, "caption", "x")[0] for i in range(5)]
   assert texts == ["a 0", "a 1", "a 2", "b 0", "b 1"]
   assert source[4].pixels[0, 0, 0] == 1
 
 
 def test_texts_in_lists_and_fields():
   record = {"names": {"de": "Ring"}, "captions": {"text": [b"a", b"b"]}}
-  picture = Picture(np.zeros((1, 1, 3), np.uint8), record, "x")
-  assert read_text(picture, "names/de") == ["Ring"]
-  assert read_text(picture, "captions/text") == ["a", "b"]
+  assert read_text(record, "names/de", "x") == ["Ring"]
+  assert read_text(record, "captions/text", "x") == ["a", "b"]
   for key, words in [
     ("names/fr", "the fields names, captions"),
     ("names", "must be text"),
   ]:
     with pytest.raises(ValueError, match=words):
-      read_text(picture, key)
+      read_text(record, key, "x")
 
 
 def broken(folder, problem):
@@ -98,18 +96,35 @@ def broken(folder, problem):
     path.unlink()
   elif problem == "empty index":
     path.write_text("")
+  elif problem == "no text":
+    path.write_text('{"image": "0.png", "caption": "a"}\n{"image": "0.png"}\n')
+  elif problem == "empty text":
+    path.write_text('{"image": "0.png", "caption": " "}\n')
   elif problem == "no JSON":
-    path.write_text('{"image": "0.png"}\nhello\n')
+    path.write_text('{"image": "0.png", "caption": "a"}\nhello\n')
   elif problem == "no object":
     path.write_text("[1]\n")
   elif problem == "no path":
-    path.write_text('{"picture": "0.png"}\n')
+    path.write_text('{"picture": "0.png", "caption": "a"}\n')
   elif problem == "no picture":
     (folder / "0.png").unlink()
   elif problem == "no npz":
     (folder / "set.npz").write_bytes(b"hello")
   elif problem == "other array":
     np.savez(npz, pictures=np.zeros(3))
+  elif problem == "damaged array":
+    content = bytearray((folder / "set.npz").read_bytes())
+    content[200] ^= 1
+    (folder / "set.npz").write_bytes(content)
+  elif problem == "damaged, compressed":
+    np.savez_compressed(npz, images=np.arange(3 * 192).astype(np.uint8))
+    content = bytearray((folder / "set.npz").read_bytes())
+    content[60:160] = bytes(100)
+    (folder / "set.npz").write_bytes(content)
+  elif problem == "no picture in it":
+    np.savez(npz, images=np.zeros((0, 8, 8, 3), np.uint8))
+  elif problem == "npz without texts":
+    (folder / "set.jsonl").unlink()
   elif problem == "grey array":
     np.savez(npz, images=np.zeros((3, 8, 8), np.uint8))
   elif problem == "short index":
@@ -121,10 +136,12 @@ def broken(folder, problem):
   ("problem", "message"),
   [
     ("no index", "cannot read the index "),
-    ("empty index", "'Expecting value' in line 1 of "),
+    ("empty index", "an index must have a line, got none in "),
+    ("no text", "must have the field 'caption', got the fields image of line 2 of "),
+    ("empty text", "must be text, or a list of it, got ' ' of line 1 of "),
     ("no JSON", "'Expecting value' in line 2 of "),
     ("no object", "must be a JSON object, got '[1]' in line 1 of "),
-    ("no path", "must have a path in 'image', got the fields picture in line 1 of "),
+    ("no path", "must have a path in 'image', got the fields picture, caption in line 1 of "),
     ("no picture", "cannot read "),
     ("no npz", "cannot read "),
     ("other array", "pictures must be in 'images', got pictures in "),
@@ -132,17 +149,18 @@ def broken(folder, problem):
       "grey array",
       "must be uint8 of shape (pictures, height, width, 3), got uint8 (3, ",
     ),
+    ("damaged array", "cannot read "),
+    ("damaged, compressed", "cannot read "),
+    ("no picture in it", "must be uint8 of shape (pictures, height, width, 3), got"),
+    ("npz without texts", "texts must be in lines beside the pictures, got no "),
     ("short index", "a line for every picture, got 1 lines in "),
   ],
 )
 def test_bad_files(tmp_path, problem, message):
   index, npz = broken(tmp_path, problem)
   kinds = {"files": index, "npz": npz}
-  kind = (
-    "npz"
-    if problem in ("no npz", "other array", "grey array", "short index")
-    else "files"
-  )
+  of_npz = ("npz", "array", "compressed", "short index", "picture in it")
+  kind = "npz" if any(words in problem for words in of_npz) else "files"
   with pytest.raises(ValueError) as caught:
     open_source(config(source=kind, train=kinds[kind], valid="x"), "train", 32)[0]
   assert message in str(caught.value)
@@ -155,6 +173,7 @@ def test_bad_files(tmp_path, problem, message):
     ({"source": "zip"}, "source must be one of shapes, files, npz, tfds, got"),
     ({"source": "npz"}, "source='npz' needs train and valid, got train=''"),
     ({"num_train": 0}, "num_train must be at least 1, got num_train=0."),
+    ({"seed": 2**32}, "seed must be in [0, 2**32), got seed=4294967296."),
     (
       {"source": "tfds", "name": "caltech101", "train": "train", "valid": "test"},
       "such as caltech101:3.0.2, got name='caltech101'.",

@@ -1,0 +1,45 @@
+"""A run of masked modelling small enough to train many times in the tests."""
+
+from configs import base_masked
+
+TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
+
+
+def small_masked(directory):
+  """16 patches of 4 x 4, 8 codes, texts of at most 20 tokens; 4 steps of 8 examples."""
+  (directory / "train.txt").write_text(TEXT * 40)
+  (directory / "valid.txt").write_text(TEXT * 2)
+  config = base_masked.get_config()
+  config.model.num_codes = 8
+  config.model.picture_size = 16
+  config.model.text_length = 20
+  config.model.num_layers = 2
+  config.model.embed_dim = 16
+  config.model.num_attention_heads = 2
+  config.model.ffn_dim = 16
+  config.model.moe_last = 1
+  config.model.drop_path = 0.0
+  config.model.moe.num_heads = 2
+  config.model.moe.num_experts = 4
+  config.model.moe.expert_dim = 8
+  config.data.images.num_train = 20
+  config.data.images.num_valid = 5
+  config.data.pairs.num_train = 12
+  config.data.pairs.num_valid = 3
+  config.data.pair_length = 20
+  config.data.cut_pairs = True
+  config.data.text.source = "text"
+  config.data.text.train = str(directory / "train.txt")
+  config.data.text.valid = str(directory / "valid.txt")
+  config.data.text.sequence_length = 16
+  config.data.text.shuffle_buffer = 20
+  config.data.codes.steps = 3
+  config.data.codes.num_pictures = 30
+  config.optimizer.warmup_steps = 2
+  config.mesh.data = 1
+  config.train.num_steps = 4
+  config.train.batch_size = 8
+  config.train.log_every = 1
+  config.train.eval_every = 4
+  config.train.checkpoint_every = 2
+  return config
