@@ -50,12 +50,9 @@ def decode(content: bytes, name: str) -> np.ndarray:
           f"a picture must not be animated, got {picture.n_frames} frames in {name}."
         )
       return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
-  except (
-    UnidentifiedImageError,
-    Image.DecompressionBombError,
-    OSError,
-    SyntaxError,
-  ) as e:
+  except UnidentifiedImageError:
+    raise ValueError(f"a picture must be PNG or JPEG, got neither in {name}.") from None
+  except (Image.DecompressionBombError, OSError, SyntaxError) as e:
     raise ValueError(f"a picture must be readable, got {e} in {name}.") from None
 
 

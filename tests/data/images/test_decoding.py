@@ -80,7 +80,7 @@ def animated():
   ("content", "message"),
   [
     (b"", "a picture must not be empty, got 0 bytes in x.png."),
-    (b"hello", "a picture must be readable, got cannot identify image file"),
+    (b"hello", "a picture must be PNG or JPEG, got neither in x.png."),
     (half(encode(NOISE)), "a picture must be readable, got"),
     (half(encode(NOISE, "JPEG")), "a picture must be readable"),
     (encode(Image.new("RGB", (2, 2)), "GIF"), "must be PNG or JPEG, got GIF in x.png."),

@@ -216,5 +216,5 @@ def test_a_picture_that_cannot_be_read_is_named(config, tmp_path):
   (tmp_path / "b.png").write_bytes(b"hello")
   config.data.images.source = "files"
   config.data.images.train = config.data.images.valid = str(tmp_path / "index.jsonl")
-  with pytest.raises(ValueError, match=r"^a picture must be readable, .*/b\.png\.$"):
+  with pytest.raises(ValueError, match=r"^a picture must be PNG or JPEG, .*/b\.png\.$"):
     next(make(config))
