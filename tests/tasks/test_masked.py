@@ -46,6 +46,8 @@ def made(tmp_path_factory):
   """The task of the small run, its vocabulary, a training batch, validation batches."""
   cfg = resolve(small_masked(tmp_path_factory.mktemp("masked")))
   task = dataclasses.replace(cfg.task, objective=OBJECTIVE)
+  # Of one block, and in the dispatch that compiles fastest.
+  task = change(task, num_layers=1, moe={"dispatch": "einsum"})
   fixed = fit(task.codes, sample_pictures(task.data, 16), steps=3, seed=0).arrays
   batch = next(task.train_feed(4, [0]))
   valid = {k: [b for b, _ in found] for k, found in task.eval_batches(4).items()}
@@ -153,7 +155,9 @@ def total(task, params, fixed, batch):
 
 
 def grad(task, params, fixed, batch):
-  function = jax.jit(jax.value_and_grad(total, argnums=1, has_aux=True), static_argnums=0)
+  function = jax.jit(
+    jax.value_and_grad(total, argnums=1, has_aux=True), static_argnums=0
+  )
   return function(task, params, fixed, batch)
 
 
@@ -180,7 +184,12 @@ def test_the_loss_is_three_losses(made, pools):
     close(shares.pop(name), value, rtol=1e-5, err_msg=name)
   names = ("image", "text", "pair/image", "pair/text")
   losses = [metrics[f"{name}/loss"] for name in names]
-  counts = [4 * 6, batch["text"]["weights"].sum(), 4 * 6, batch["pair"]["weights"].sum()]
+  counts = [
+    4 * 6,
+    batch["text"]["weights"].sum(),
+    4 * 6,
+    batch["pair"]["weights"].sum(),
+  ]
   pooled = np.dot(losses[2:], counts[2:]) / sum(counts[2:])
   close(shares.pop("loss"), np.dot([1, 2, 3], [*losses[:2], pooled]) / 6, rtol=1e-5)
   assert not shares
@@ -274,7 +283,9 @@ def test_what_is_hidden_changes_nothing(made):
     np.testing.assert_array_equal(x, y)
   # Elsewhere a pixel counts.
   other["image"]["pixels"] = 255 - batch["image"]["pixels"]
-  assert grad(task, params, fixed, other)[0][0] != grad(task, params, fixed, batch)[0][0]
+  assert (
+    grad(task, params, fixed, other)[0][0] != grad(task, params, fixed, batch)[0][0]
+  )
 
 
 @pytest.mark.parametrize("ffn", ["mhmoe", "dense"])
@@ -311,7 +322,9 @@ def test_the_sums_of_a_batch(made, ffn):
         spoilt[name][3] = 1
       again = count(params, fixed, spoilt)
       for x, y in zip(
-        jax.tree.leaves(count(params, fixed, batch)), jax.tree.leaves(again), strict=True
+        jax.tree.leaves(count(params, fixed, batch)),
+        jax.tree.leaves(again),
+        strict=True,
       ):
         np.testing.assert_array_equal(x, y)
 
@@ -349,7 +362,9 @@ def test_means_by_hand():
   close(found.loads["text"], [[[3 / 16, 13 / 16]]])
   lines = found.in_words()
   assert lines[0] == "validation      perplexity 4.482 over all masked places"
-  assert lines[3] == "  pair/image    perplexity 1.649, 50.0% right, over 4 masked patches"
+  assert (
+    lines[3] == "  pair/image    perplexity 1.649, 50.0% right, over 4 masked patches"
+  )
   assert lines[4].endswith("25.0% right, over 8 masked tokens")
   assert "pair/text 4.48" in found.in_short()
 

@@ -141,7 +141,10 @@ def broken(folder, problem):
     ("empty text", "must be text, or a list of it, got ' ' of line 1 of "),
     ("no JSON", "'Expecting value' in line 2 of "),
     ("no object", "must be a JSON object, got '[1]' in line 1 of "),
-    ("no path", "must have a path in 'image', got the fields picture, caption in line 1 of "),
+    (
+      "no path",
+      "must have a path in 'image', got the fields picture, caption in line 1 of ",
+    ),
     ("no picture", "cannot read "),
     ("no npz", "cannot read "),
     ("other array", "pictures must be in 'images', got pictures in "),

@@ -62,7 +62,10 @@ def test_validation_sees_whole_pictures_and_one_mask(config):
   rows = make(config, "validation")
   source = open_source(resolve(config).data.images, "validation", 16)
   same(rows.image(Place(1, 0))["pixels"], source[1].pixels)
-  same(make(config, "validation").image(Place(1, 0))["masked"], rows.image(Place(1, 0))["masked"])
+  same(
+    make(config, "validation").image(Place(1, 0))["masked"],
+    rows.image(Place(1, 0))["masked"],
+  )
   trained = make(config).image(Place(1, 0))
   assert (trained["masked"] != rows.image(Place(1, 0))["masked"]).any()
 
