@@ -46,8 +46,9 @@ def made(tmp_path_factory):
   """The task of the small run, its vocabulary, a training batch, validation batches."""
   cfg = resolve(small_masked(tmp_path_factory.mktemp("masked")))
   task = dataclasses.replace(cfg.task, objective=OBJECTIVE)
-  # Of one block, and in the dispatch that compiles fastest.
-  task = change(task, num_layers=1, moe={"dispatch": "einsum"})
+  # Of one block, and in the dispatch that compiles fastest, with room for all.
+  room = {"capacity_factor": 8.0, "eval_capacity_factor": 8.0}
+  task = change(task, num_layers=1, moe={"dispatch": "einsum", **room})
   fixed = fit(task.codes, sample_pictures(task.data, 16), steps=3, seed=0).arrays
   batch = next(task.train_feed(4, [0]))
   valid = {k: [b for b, _ in found] for k, found in task.eval_batches(4).items()}

@@ -111,7 +111,7 @@ def test_another_vocabulary(whole, config, tmp_path):
   shutil.copytree(codes, f"{fresh}/image_tokenizer")
   config.data.codes.steps = 2
   with pytest.raises(
-    ValueError, match="must be that of its config, got codes {.*remov"
+    ValueError, match=r"must be that of its config, got codes {.*remov"
   ):
     loop.train(config, fresh)
   arrays = tmp_path / "fresh" / "image_tokenizer" / "arrays.npz"
