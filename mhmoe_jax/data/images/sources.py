@@ -8,8 +8,6 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import json
-import os
 from typing import Any, NamedTuple, Protocol
 import zipfile
 import zlib
@@ -19,6 +17,7 @@ import numpy as np
 
 from mhmoe_jax.data.images import sentences, shapes
 from mhmoe_jax.data.images.decoding import decode
+from mhmoe_jax.data.images.index import index_of, read_index
 
 SOURCES = ("shapes", "files", "npz", "tfds")
 SPLITS = ("train", "validation")
@@ -112,43 +111,6 @@ def open_source(cfg: PictureConfig, split: str, size: int) -> Source:
   return JoinedSource([kind(path, cfg.text_key) for path in where.split(",")])
 
 
-def files_of(where: str) -> list[str]:
-  """The files that say what is in a split: indices, and arrays with theirs."""
-  files = []
-  for path in where.split(","):
-    index = _index_of(path)
-    files += [path, index] if index != path and epath.Path(index).exists() else [path]
-  return files
-
-
-def read_text(record: Mapping[str, Any], text_key: str, name: str) -> list[str]:
-  """The texts of a picture, one or more.
-
-  Args:
-    record: what is known of it.
-    text_key: of `PictureConfig`.
-    name: of the picture, for errors.
-
-  Raises:
-    ValueError: it has none.
-  """
-  found: Any = record
-  for key in text_key.split("/"):
-    if not isinstance(found, Mapping) or key not in found:
-      raise ValueError(
-        f"every picture must have the field {text_key!r}, got the fields "
-        f"{', '.join(record) or 'none'} of {name}."
-      )
-    found = found[key]
-  texts = list(found) if isinstance(found, list | tuple | np.ndarray) else [found]
-  texts = [t.decode() if isinstance(t, bytes) else t for t in texts]
-  if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-    raise ValueError(
-      f"field {text_key!r} must be text, or a list of it, got {found!r} of {name}."
-    )
-  return texts
-
-
 class ShapesSource:
   """Generated pictures, each with "caption", "question", "answer" and "scene"."""
 
@@ -222,7 +184,7 @@ class NpzSource:
         "'images' must be uint8 of shape (pictures, height, width, 3), got "
         f"{self._images.dtype} {self._images.shape} in {path}."
       )
-    index = _index_of(path)
+    index = index_of(path)
     self._records: Sequence[Mapping[str, Any]] = [{}] * len(self._images)
     if epath.Path(index).exists():
       self._records = read_index(index, text_key)
@@ -293,37 +255,3 @@ class TfdsSource:
     if pixels.shape[2] == 1:
       pixels = np.repeat(pixels, 3, axis=2)
     return Picture(pixels, row, f"picture {index} of {self._name}")
-
-
-def _index_of(path: str) -> str:
-  return os.path.splitext(path)[0] + ".jsonl"
-
-
-def read_index(path: str, text_key: str = "") -> list[dict[str, Any]]:
-  """The lines of an index.
-
-  Raises:
-    ValueError: it is missing, empty, or a line is not a JSON object, or has no text in
-      `text_key`, if that is given; names the line.
-  """
-  try:
-    lines = epath.Path(path).read_text().removesuffix("\n").split("\n")
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"cannot read the index {path}: {error}.") from None
-  if lines == [""]:
-    raise ValueError(f"an index must have a line, got none in {path}.")
-  records = []
-  for number, line in enumerate(lines, 1):
-    try:
-      record = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{error.msg!r} in line {number} of {path}.") from None
-    if not isinstance(record, dict):
-      raise ValueError(
-        f"every line of an index must be a JSON object, got {line[:40]!r} in line "
-        f"{number} of {path}."
-      )
-    if text_key:
-      read_text(record, text_key, f"line {number} of {path}")
-    records.append(record)
-  return records

@@ -9,8 +9,9 @@ import numpy as np
 
 from mhmoe_jax.data import validation
 from mhmoe_jax.data.fingerprints import fingerprint
+from mhmoe_jax.data.images.index import files_of
 from mhmoe_jax.data.images.numbered import NumberedFeed, one_pass
-from mhmoe_jax.data.images.sources import PictureConfig, files_of
+from mhmoe_jax.data.images.sources import PictureConfig
 from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.data.masked.rows import Rows, Sizes
 from mhmoe_jax.data.streams import make_train_feed

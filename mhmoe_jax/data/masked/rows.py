@@ -4,15 +4,17 @@ All that is drawn for an example follows from the seed, its kind, its number and
 epoch. Pictures stay uint8; the model turns them into patches, and into visual codes.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
 from mhmoe_jax.data.images import masks
 from mhmoe_jax.data.images.augment import augment, squash
+from mhmoe_jax.data.images.index import read_text
 from mhmoe_jax.data.images.numbered import Place, Row
 from mhmoe_jax.data.images.shapes import random_state
-from mhmoe_jax.data.images.sources import Picture, open_source, read_text
+from mhmoe_jax.data.images.sources import Picture, open_source
 from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.data.masking import mask_tokens
 from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
@@ -135,7 +137,9 @@ def sample_pictures(cfg: MaskedDataConfig, size: int) -> np.ndarray:
 
   As many as the visual vocabulary is fitted to, or all.
   """
-  sources = [open_source(part, "train", size) for part in (cfg.images, cfg.pairs)]
+  # Whether they have texts is no matter here.
+  parts = (dataclasses.replace(x, text_key="") for x in (cfg.images, cfg.pairs))
+  sources = [open_source(part, "train", size) for part in parts]
   total = sum(len(source) for source in sources)
   count = min(cfg.codes.num_pictures, total)
   order = random_state(cfg.seed, total).permutation(total)[:count]

@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from mhmoe_jax.data.images.index import read_text
 from mhmoe_jax.data.images.sources import (
   PictureConfig,
   open_source,
-  read_text,
 )
 
 BASE = {

@@ -7,8 +7,9 @@ from PIL import Image
 import pytest
 
 from mhmoe_jax.data.images.augment import squash
+from mhmoe_jax.data.images.index import read_text
 from mhmoe_jax.data.images.numbered import Place
-from mhmoe_jax.data.images.sources import open_source, read_text
+from mhmoe_jax.data.images.sources import open_source
 from mhmoe_jax.data.masked.rows import Rows, Sizes, sample_pictures
 from mhmoe_jax.data.vocabularies import make_vocabulary
 from mhmoe_jax.train.config import resolve
