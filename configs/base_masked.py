@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
   data.codes = codes = ConfigDict()  # the visual vocabulary
   codes.path = ""  # of `mhmoe image-tokenizer`; empty: fitted when the run begins
   codes.kind = "kmeans"  # or "vqvae"
-  codes.steps = 20  # rounds of k-means; steps of a VQ-VAE
+  codes.steps = 0  # rounds of k-means, 0: 20; steps of a VQ-VAE, 0: 1,000
   codes.num_pictures = 2_000
 
   config.objective = objective = ConfigDict()

@@ -30,7 +30,7 @@ from configs.paper2 import redpajama
 from mhmoe_jax.data import tokenizer
 from mhmoe_jax.data.preparing import prepare
 from mhmoe_jax.data.streams import make_train_feed
-from mhmoe_jax.data.tasks import iterate_texts
+from mhmoe_jax.data.windows import iterate_texts
 from mhmoe_jax.plan.compile import compile_step
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.optimizer import make_optimizer

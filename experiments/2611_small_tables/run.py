@@ -123,10 +123,10 @@ def make_config(job: Job, rate: float, data: pathlib.Path, out: pathlib.Path):
   config.data.vocabulary = str(vocabulary)
   with claim(out / f"{job.language}.lock", wait=True):
     if not vocabulary.exists():
-      from mhmoe_jax.data import tasks, tokenizer
+      from mhmoe_jax.data import tokenizer, windows
       from mhmoe_jax.train.config import resolve
 
-      texts = tasks.iterate_texts(resolve(config).data, "train")
+      texts = windows.iterate_texts(resolve(config).data, "train")
       part = vocabulary.with_suffix(".part")
       tokenizer.train_sentencepiece(texts, config.model.vocab_size, str(part))
       part.rename(vocabulary)

@@ -71,7 +71,7 @@ def claim(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
 def prepare(data: pathlib.Path, out: pathlib.Path) -> None:
   """Fits both vocabularies, of text and of patches, if they are not there."""
   from mhmoe_jax.codes import build, saved
-  from mhmoe_jax.data import tasks, tokenizer
+  from mhmoe_jax.data import tokenizer, windows
   from mhmoe_jax.data.masked.rows import sample_pictures
   from mhmoe_jax.train.config import resolve
 
@@ -82,7 +82,7 @@ def prepare(data: pathlib.Path, out: pathlib.Path) -> None:
     tokens = out / "tokens.model"
     if not tokens.exists():
       part = tokens.with_suffix(".part")
-      texts = tasks.iterate_texts(cfg.data.text, "train")
+      texts = windows.iterate_texts(cfg.data.text, "train")
       tokenizer.train_sentencepiece(texts, rows.VOCAB_SIZE - 1, str(part))
       part.rename(tokens)
     if not saved.exists(cfg.data.codes.path):

@@ -19,26 +19,24 @@ def image_tokenizer(argv: list[str]) -> None:
   parsing.parse(values, "image-tokenizer", argv, required=("config", "out"))
 
   from mhmoe_jax.codes import build, saved
-  from mhmoe_jax.data.masked.rows import sample_pictures
+  from mhmoe_jax.codes.measure import describe
+  from mhmoe_jax.tasks import run_codes
   from mhmoe_jax.train.config import resolve
 
   cfg = resolve(values.config)
   cfg.need("masked", "image-tokenizer")
   saved.check_free(values.out)  # Before pictures are read, which takes a while.
-  data = cfg.data
-  made = build.build(
-    values.out,
+  made = run_codes.fit(
+    cfg.data,
     cfg.task.codes,
-    sample_pictures(data, cfg.model.picture_size),
-    {"images": data.images.source, "pairs": data.pairs.source},
-    steps=data.codes.steps,
-    seed=data.seed,
+    cfg.model.picture_size,
+    values.out,
     tell=lambda line: print(line, file=sys.stderr),
   )
   words = replace(
     argv, out=None, workdir=name_run(values.out), config__data__codes__path=values.out
   )
-  print(f"{build.describe(made.statistics)} in {made.statistics.pictures:,} pictures")
+  print(f"{describe(made.statistics)} in {made.statistics.pictures:,} pictures")
   print(f"originals beside what their codes look like: {values.out}/{build.SHEET}")
   print(f"wrote {values.out}, fingerprint {made.fingerprint}; use it with")
   print(f"  {command('train', words)}")

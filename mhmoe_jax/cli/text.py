@@ -23,13 +23,13 @@ def tokenizer(argv: list[str]) -> None:
   flags.DEFINE_string("out", None, "path of the .model to write", flag_values=values)
   parsing.parse(values, "tokenizer", argv, required=("config", "vocab_size", "out"))
 
-  from mhmoe_jax.data import tasks
   from mhmoe_jax.data import tokenizer as trainer
+  from mhmoe_jax.data import windows
   from mhmoe_jax.train.config import resolve
 
   cfg = resolve(values.config)
   cfg.need("language", "a tokenizer of text")
-  texts = tasks.iterate_texts(cfg.data, "train")
+  texts = windows.iterate_texts(cfg.data, "train")
   trainer.train_sentencepiece(texts, values.vocab_size, values.out)
   words = replace(
     argv,

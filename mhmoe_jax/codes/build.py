@@ -8,7 +8,7 @@ import numpy as np
 
 from mhmoe_jax.codes import saved, sheet
 from mhmoe_jax.codes.fit import Tell, fit
-from mhmoe_jax.codes.measure import redraw
+from mhmoe_jax.codes.measure import describe, redraw
 from mhmoe_jax.codes.vocabulary import VisualVocabulary
 
 SHEET = "reconstructions.png"
@@ -40,11 +40,3 @@ def build(
   picture = sheet.draw_sheet(groups, title, describe(statistics))
   sheet.write_png(str(epath.Path(directory) / SHEET), picture)
   return saved.load(directory)
-
-
-def describe(statistics: saved.Statistics) -> str:
-  """Statistics in a line."""
-  return (
-    f"{statistics.codes_in_use:,} codes in use, code perplexity "
-    f"{statistics.code_perplexity:.1f}, PSNR {statistics.psnr:.1f} dB"
-  )

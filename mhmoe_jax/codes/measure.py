@@ -67,3 +67,11 @@ def redraw(
 def psnr(mean_square: float) -> float:
   """Peak signal to noise of values in [-1, 1], dB."""
   return 10 * math.log10(4 / max(mean_square, 1e-12))
+
+
+def describe(statistics: Statistics) -> str:
+  """Statistics in a line."""
+  return (
+    f"{statistics.codes_in_use:,} codes in use, code perplexity "
+    f"{statistics.code_perplexity:.1f}, PSNR {statistics.psnr:.1f} dB"
+  )

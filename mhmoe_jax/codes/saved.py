@@ -133,23 +133,16 @@ def load(directory: str) -> Saved:
   )
 
 
-def check(
-  saved: Saved,
-  *,
-  patch_size: int,
-  num_codes: int,
-  fingerprint: str | None = None,
-) -> None:
+def check(saved: Saved, *, patch_size: int, num_codes: int) -> None:
   """Refuses a vocabulary that a run cannot use.
 
   Args:
     saved: the vocabulary.
     patch_size: of the run.
     num_codes: of the run's head.
-    fingerprint: that the run recorded, if it did.
 
   Raises:
-    ValueError: it has other patches or another number of codes, or is another one.
+    ValueError: it has other patches or another number of codes.
   """
   has = saved.vocabulary
   if has.patch_size != patch_size:
@@ -161,11 +154,6 @@ def check(
     raise ValueError(
       "a visual vocabulary must have as many codes as the model's head, got "
       f"num_codes={has.num_codes} in {saved.directory}, num_codes={num_codes}."
-    )
-  if fingerprint not in (None, saved.fingerprint):
-    raise ValueError(
-      "a run must go on with the visual vocabulary that it began with, got "
-      f"{saved.fingerprint} in {saved.directory}, {fingerprint} in the run."
     )
 
 

@@ -1,7 +1,7 @@
 """Text in, packed batches out: the only folder that imports tensorflow and seqio.
 
 A `DataConfig` (config.py) says where text comes from. On the way to training it passes
-gfile.py, spans.py, jsonl.py and texts.py (files), sources.py, graph.py and tasks.py
+gfile.py, spans.py, jsonl.py and texts.py (files), sources.py, graph.py and windows.py
 (tokens), packing.py (rows) and feed.py: an iterator over numpy batches, whose place
 snapshot.py saves. preparing.py writes tokens ahead of training, prepared.py reads them.
 vocabularies.py knows the tokens, tokenizer.py trains SentencePiece models.

@@ -14,9 +14,9 @@ from mhmoe_jax.data.prepared import identify_prepared
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
 from mhmoe_jax.data.sources import plain_errors
-from mhmoe_jax.data.tasks import make_task, read_windows
 from mhmoe_jax.data.validation import Batch
 from mhmoe_jax.data.vocabularies import make_vocabulary
+from mhmoe_jax.data.windows import make_task, read_windows
 
 _PREFETCHED_BATCHES = 2
 

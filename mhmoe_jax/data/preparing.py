@@ -19,8 +19,8 @@ from mhmoe_jax.data.files import writing
 from mhmoe_jax.data.graph import in_graph
 from mhmoe_jax.data.quiet import seqio, tf
 from mhmoe_jax.data.sources import make_source, plain_errors
-from mhmoe_jax.data.tasks import encode
 from mhmoe_jax.data.vocabularies import make_vocabulary
+from mhmoe_jax.data.windows import encode
 
 
 class Progress(NamedTuple):

@@ -1,7 +1,7 @@
 """The sources of text, each a seqio DataSource.
 
 Every one yields {"targets": UTF-8 text, "is_last": whether a document ends with it}, so
-that tasks.py need not know where text comes from.
+that windows.py need not know where text comes from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

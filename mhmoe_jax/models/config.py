@@ -1,12 +1,56 @@
 """The choices a Transformer offers, checked before anything is built."""
 
+from collections.abc import Iterable, Mapping
 import dataclasses
+from typing import Any
 
 from mhmoe_jax.moe.config import DROPLESS, NORMS, FfnStyle, MoeConfig, check_fields
 
 FFNS = ("dense", "smoe", "mhmoe")
 QK_NORMS = ("none", "head", "whole")
 DTYPES = ("float32", "bfloat16")
+
+
+def check_blocks(
+  config: Any,
+  counts: Iterable[str],
+  choices: Mapping[str, Iterable[str]],
+  rates: Iterable[str],
+) -> None:
+  """Raises ValueError for what no model of Transformer blocks can have.
+
+  Args:
+    config: of the model.
+    counts: of its own fields those that are at least 1.
+    choices: of its own fields those with a few values.
+    rates: fields in [0, 1).
+  """
+  check_fields(config)
+  shared = ("num_layers", "embed_dim", "num_attention_heads", "ffn_dim", "moe_every")
+  for name in (*counts, *shared):
+    if getattr(config, name) < 1:
+      raise ValueError(
+        f"{name} must be at least 1, got {name}={getattr(config, name)}."
+      )
+  shared = {"ffn": FFNS, "norm": NORMS, "dtype": DTYPES}
+  for name, allowed in (shared | choices).items():
+    if getattr(config, name) not in allowed:
+      raise ValueError(
+        f"{name} must be one of {', '.join(allowed)}, "
+        f"got {name}={getattr(config, name)!r}."
+      )
+  for name in rates:
+    if not 0 <= getattr(config, name) < 1:
+      raise ValueError(f"{name} must be in [0, 1), got {name}={getattr(config, name)}.")
+  for name in ("norm_epsilon", "ffn_norm_epsilon"):
+    if not getattr(config, name) > 0:
+      raise ValueError(f"{name} must be positive, got {name}={getattr(config, name)}.")
+  FfnStyle.of(config)
+  if config.ffn == "mhmoe" and config.embed_dim % config.moe.num_heads:
+    raise ValueError(
+      f"num_heads must divide embed_dim, got num_heads={config.moe.num_heads}, "
+      f"embed_dim={config.embed_dim}."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,31 +88,12 @@ class TransformerConfig:
   scan_unroll: int
 
   def __post_init__(self):
-    check_fields(self)
-    for name in (
-      "vocab_size",
-      "num_layers",
-      "embed_dim",
-      "num_attention_heads",
-      "ffn_dim",
-      "moe_every",
-      "scan_unroll",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {name}={getattr(self, name)}."
-        )
-    for name, allowed in (
-      ("ffn", FFNS),
-      ("norm", NORMS),
-      ("qk_norm", QK_NORMS),
-      ("dtype", DTYPES),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f"{name} must be one of {', '.join(allowed)}, "
-          f"got {name}={getattr(self, name)!r}."
-        )
+    check_blocks(
+      self,
+      counts=("vocab_size", "scan_unroll"),
+      choices={"qk_norm": QK_NORMS},
+      rates=("dropout", "moe_dropout"),
+    )
     if self.head_dim < 0 or self.head_dim % 2:
       raise ValueError(
         f"head_dim must be even, or 0 for embed_dim / num_attention_heads, "
@@ -85,18 +110,6 @@ class TransformerConfig:
         f"num_kv_heads must divide num_attention_heads, or be 0 for as many, "
         f"got num_kv_heads={self.num_kv_heads}, "
         f"num_attention_heads={self.num_attention_heads}."
-      )
-    for name in ("dropout", "moe_dropout"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {name}={getattr(self, name)}.")
-    for name in ("norm_epsilon", "ffn_norm_epsilon"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} must be positive, got {name}={getattr(self, name)}.")
-    FfnStyle.of(self)
-    if self.ffn == "mhmoe" and self.embed_dim % self.moe.num_heads:
-      raise ValueError(
-        f"num_heads must divide embed_dim, got num_heads={self.moe.num_heads}, "
-        f"embed_dim={self.embed_dim}."
       )
     if self.ffn != "dense" and self.num_layers % self.moe_every:
       raise ValueError(

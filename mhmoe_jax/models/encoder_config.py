@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from mhmoe_jax.models.config import DTYPES, FFNS
-from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
+from mhmoe_jax.models.config import check_blocks
+from mhmoe_jax.moe.config import FfnStyle, MoeConfig
 
 BACKBONES = ("multiway", "shared")
 POOLS = ("modality", "shared")
@@ -58,36 +58,19 @@ class EncoderConfig:
   remat: bool
 
   def __post_init__(self):
-    check_fields(self)
-    for name in (
-      "vocab_size",
-      "num_codes",
-      "picture_size",
-      "patch_size",
-      "text_length",
-      "num_layers",
-      "embed_dim",
-      "num_attention_heads",
-      "ffn_dim",
-      "moe_last",
-      "moe_every",
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"{name} must be at least 1, got {name}={getattr(self, name)}."
-        )
-    for name, allowed in (
-      ("backbone", BACKBONES),
-      ("pools", POOLS),
-      ("ffn", FFNS),
-      ("norm", NORMS),
-      ("dtype", DTYPES),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f"{name} must be one of {', '.join(allowed)}, "
-          f"got {name}={getattr(self, name)!r}."
-        )
+    check_blocks(
+      self,
+      counts=(
+        "vocab_size",
+        "num_codes",
+        "picture_size",
+        "patch_size",
+        "text_length",
+        "moe_last",
+      ),
+      choices={"backbone": BACKBONES, "pools": POOLS},
+      rates=("dropout", "drop_path"),
+    )
     for whole, part in (
       ("picture_size", "patch_size"),
       ("embed_dim", "num_attention_heads"),
@@ -103,19 +86,6 @@ class EncoderConfig:
         f"moe_last must be at most num_layers, got moe_last={self.moe_last}, "
         f"num_layers={self.num_layers}."
       )
-    if self.ffn == "mhmoe" and self.embed_dim % self.moe.num_heads:
-      raise ValueError(
-        f"num_heads must divide embed_dim, got num_heads={self.moe.num_heads}, "
-        f"embed_dim={self.embed_dim}."
-      )
-    for name in ("dropout", "drop_path"):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {name}={getattr(self, name)}.")
-    if not self.norm_epsilon > 0:
-      raise ValueError(
-        f"norm_epsilon must be positive, got norm_epsilon={self.norm_epsilon}."
-      )
-    FfnStyle.of(self)
 
   @property
   def layer(self) -> MoeConfig:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhmoe_jax.codes import sheet, vocabulary
+from mhmoe_jax.codes import vocabulary
 from mhmoe_jax.models.patches import from_patches, normalize, to_patches, to_uint8
 
 SHOWN = 8  # pictures
@@ -49,6 +49,8 @@ def fill_in(
 
 def draw(made: Mapping[str, np.ndarray], title: str) -> np.ndarray:
   """What `fill_in` returned as one picture, uint8 (height, width, 3)."""
+  from mhmoe_jax.codes import sheet  # with Pillow, which training needs not
+
   words = "a patch is filled in with the likeliest code; the last is the best it can be"
   # A dict that was computed on devices comes back with its names sorted.
   order = ("original", "seen", "filled in", "from its codes")

@@ -5,62 +5,22 @@ of each are hidden, and what was there is told: of text the token, of a picture 
 of the patch in a visual vocabulary (codes/), which is fixed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhmoe_jax.codes import build, saved, vocabulary
+from mhmoe_jax.codes import vocabulary
 from mhmoe_jax.models.encoder import Inputs, Pools
 from mhmoe_jax.models.masked import MaskedModel
 from mhmoe_jax.models.patches import normalize, to_patches
-from mhmoe_jax.tasks import filling
-from mhmoe_jax.tasks.objective import ObjectiveConfig, cross_entropy
+from mhmoe_jax.tasks import filling, run_codes
+from mhmoe_jax.tasks.masked_evaluation import MaskedEvaluation, Part
+from mhmoe_jax.tasks.objective import cross_entropy
 from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
-
-KINDS = ("image", "text", "pair")
-_OWN_CODES = "image_tokenizer"  # in the folder of a run
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskedObjectiveConfig(ObjectiveConfig):
-  """Weights of the losses.
-
-  Attributes:
-    balance_weight: of the balance loss, summed over the MoE layers.
-    router_z_weight: of the router z-loss, likewise.
-    image_weight: of pictures alone; the loss is the mean of the three kinds, weighted.
-    text_weight: of texts alone.
-    pair_weight: of pictures with texts.
-    local_entropy_weight: of LIMoE's local loss of each modality (2206.02770).
-    global_entropy_weight: of its global loss.
-    global_entropy_least: nats, above which that is 0; the log of a number of experts.
-  """
-
-  image_weight: float
-  text_weight: float
-  pair_weight: float
-  local_entropy_weight: float
-  global_entropy_weight: float
-  global_entropy_least: float
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not any(self.shares().values()):
-      raise ValueError(
-        "one of image_weight, text_weight and pair_weight must be positive, got 0."
-      )
-
-  def shares(self) -> dict[str, float]:
-    """The weight of each kind; of all together 1."""
-    weights = {kind: getattr(self, f"{kind}_weight") for kind in KINDS}
-    total = sum(weights.values()) or 1
-    return {kind: weight / total for kind, weight in weights.items()}
 
 
 class Guesses(NamedTuple):
@@ -69,56 +29,6 @@ class Guesses(NamedTuple):
   nll: jax.Array  # nats
   correct: jax.Array
   count: jax.Array
-
-
-class Part(NamedTuple):
-  """Means over the masked places of a modality in a kind of example."""
-
-  loss: float  # nats
-  accuracy: float
-  count: int
-
-  @property
-  def perplexity(self) -> float:
-    """Of visual codes or of tokens."""
-    return math.exp(min(self.loss, 700.0))
-
-
-class MaskedEvaluation(NamedTuple):
-  """Means over a validation split."""
-
-  parts: Mapping[str, Part]  # "image", "text", "pair/image" and "pair/text"
-  loads: Mapping[str, np.ndarray]  # of the tokens of each modality, all kinds together
-
-  @property
-  def loss(self) -> float:
-    """Nats per masked place, of all kinds together."""
-    total = sum(part.count for part in self.parts.values())
-    return sum(part.loss * part.count for part in self.parts.values()) / total
-
-  def scalars(self) -> dict[str, float]:
-    """Loss, perplexity and accuracy, of all places and of each part."""
-    found = {"loss": self.loss, "perplexity": math.exp(min(self.loss, 700.0))}
-    for name, part in self.parts.items():
-      found[f"{name}/loss"] = part.loss
-      found[f"{name}/perplexity"] = part.perplexity
-      found[f"{name}/accuracy"] = part.accuracy
-    return found
-
-  def in_short(self) -> str:
-    """The loss, and the perplexity of each part."""
-    parts = (f"{name} {part.perplexity:.2f}" for name, part in self.parts.items())
-    return f"loss {self.loss:.4f}  perplexity: {', '.join(parts)}"
-
-  def in_words(self) -> list[str]:
-    """A line for all places, and one for each part."""
-    pooled = math.exp(min(self.loss, 700.0))
-    lines = [f"validation      perplexity {pooled:.3f} over all masked places"]
-    return lines + [
-      f"  {name:13} perplexity {part.perplexity:.3f}, {part.accuracy:.1%} right, over "
-      f"{part.count:,} masked {'tokens' if name.endswith('text') else 'patches'}"
-      for name, part in self.parts.items()
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,42 +83,10 @@ class Masked(Task):
     """The arrays of the visual vocabulary as jax.ShapeDtypeStruct."""
     return vocabulary.array_shapes(self.codes)
 
-  def prepare(self, workdir: str, say) -> None:
+  def prepare(self, workdir: str, say: Callable[[str], None]) -> None:
     """Fits the run's own visual vocabulary, unless the config names another."""
-    from mhmoe_jax.data.masked.rows import sample_pictures
-
-    folder, codes = f"{workdir}/{_OWN_CODES}", self.data.codes
-    if codes.path:
-      return
-    facts = self._fitted_to()
-    if saved.exists(folder):  # A run was killed before its first checkpoint.
-      found = self._load(folder).fitted_to
-      for name, now in facts.items():
-        if found.get(name) != now:
-          raise ValueError(
-            f"the visual vocabulary of a run must be that of its config, got {name} "
-            f"{now}, which was {found.get(name)}; remove {folder} to fit another."
-          )
-      return
-    pictures_NYXC = sample_pictures(self.data, self.model.picture_size)
-    say(
-      f"image tokenizer: {codes.kind} of {self.model.num_codes:,} codes, from "
-      f"{len(pictures_NYXC):,} pictures"
-    )
-    # In the end it is there as a whole.
-    begun = epath.Path(f"{folder}.begun")
-    begun.rmtree(missing_ok=True)
-    built = build.build(
-      str(begun),
-      self.codes,
-      pictures_NYXC,
-      facts,
-      steps=codes.steps,
-      seed=self.data.seed,
-      tell=lambda line: say(f"image tokenizer: {line}"),
-    )
-    begun.rename(folder)
-    say(f"image tokenizer: {build.describe(built.statistics)}; {folder}")
+    if not self.data.codes.path:
+      run_codes.prepare(self.data, self.codes, self.model.picture_size, workdir, say)
 
   def make_fixed(self, workdir: str) -> Params:
     """Reads the visual vocabulary.
@@ -216,23 +94,8 @@ class Masked(Task):
     Raises:
       ValueError: it is not there, damaged, or of other patches or codes.
     """
-    return self._load(self.data.codes.path or f"{workdir}/{_OWN_CODES}").arrays
-
-  def _fitted_to(self) -> dict[str, Any]:
-    """What decides what the run's own visual vocabulary is, as JSON values."""
-    names = ("images", "pairs", "codes")
-    facts = {name: dataclasses.asdict(getattr(self.data, name)) for name in names}
-    return facts | {"picture_size": self.model.picture_size, "seed": self.data.seed}
-
-  def _load(self, folder: str) -> saved.Saved:
-    found, wanted = saved.load(folder), self.codes
-    saved.check(found, patch_size=wanted.patch_size, num_codes=wanted.num_codes)
-    if found.vocabulary.kind != wanted.kind:
-      raise ValueError(
-        f"data.codes.kind must be that of the visual vocabulary, got {wanted.kind!r} "
-        f"and {found.vocabulary.kind!r} of {folder}."
-      )
-    return found
+    folder = self.data.codes.path or run_codes.folder_of(workdir)
+    return run_codes.load(folder, self.codes).arrays
 
   def batch_shapes(self, batch_size: int) -> Batch:
     """A training batch as jax.ShapeDtypeStruct."""
@@ -333,7 +196,7 @@ class Masked(Task):
         f"got model.vocab_size={self.model.vocab_size}, {size} tokens in {name!r}."
       )
     if self.data.codes.path:
-      self._load(self.data.codes.path)
+      run_codes.load(self.data.codes.path, self.codes)
     # What is wrong with all of them shall not wait for the first evaluation.
     for kind in self.eval_batches(1).values():
       next(iter(kind))
@@ -345,7 +208,7 @@ class Masked(Task):
     codes = self.data.codes
     told = str(dataclasses.replace(codes, path=""))
     if codes.path:
-      told = self._load(codes.path).fingerprint
+      told = run_codes.load(codes.path, self.codes).fingerprint
     return MaskedFeed(self.data, self._sizes(), batch_size, streams, told)
 
   def eval_batches(

@@ -10,7 +10,8 @@ from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.tasks.language import Language
-from mhmoe_jax.tasks.masked import Masked, MaskedObjectiveConfig
+from mhmoe_jax.tasks.masked import Masked
+from mhmoe_jax.tasks.masked_objective import MaskedObjectiveConfig
 from mhmoe_jax.tasks.objective import ObjectiveConfig
 from mhmoe_jax.tasks.task import Task
 from mhmoe_jax.train.optimizer import OptimizerConfig

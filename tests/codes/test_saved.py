@@ -114,13 +114,11 @@ def test_networks_of_another_version(make, tmp_path):
       "the patches of the model, got patch_size=4 in .*, patch_size=",
     ),
     ({"num_codes": 99}, "as many codes as .*, got num_codes=16 in .*, num_codes=99."),
-    ({"fingerprint": "0123"}, "that it began with, got .* in .*, 0123 in the run."),
   ],
 )
 def test_a_run_refuses_others(written, values, message):
   found = saved.load(str(written[0]))
-  fits = {"patch_size": 4, "num_codes": 16, "fingerprint": found.fingerprint}
+  fits = {"patch_size": 4, "num_codes": 16}
   saved.check(found, **fits)
-  saved.check(found, patch_size=4, num_codes=16)
   with pytest.raises(ValueError, match=message):
     saved.check(found, **(fits | values))

@@ -9,8 +9,8 @@ from tensorflow_datasets.core.utils import file_utils
 
 from mhmoe_jax.data import DataConfig
 from mhmoe_jax.data.quiet import tf, tfds
-from mhmoe_jax.data.tasks import iterate_texts
 from mhmoe_jax.data.tokenizer import train_sentencepiece
+from mhmoe_jax.data.windows import iterate_texts
 
 NASTY = (
   "  two spaces,\ttab, \t both \n\n\r\nCR; 漢字かな交じり文。😀👩‍👩‍👧 e\u0301 é ﬁ Å\n"

@@ -9,7 +9,7 @@ import pytest
 from mhmoe_jax import sharding
 from mhmoe_jax.data.sources import mixture_rates
 from mhmoe_jax.data.streams import make_train_feed
-from mhmoe_jax.data.tasks import iterate_texts
+from mhmoe_jax.data.windows import iterate_texts
 from mhmoe_jax.tasks.language import Language
 from mhmoe_jax.train.evaluate import Evaluator
 from tests.data.batches import assert_equal, take

@@ -12,9 +12,9 @@ from mhmoe_jax.data.preparing import prepare
 from mhmoe_jax.data.quiet import seqio
 from mhmoe_jax.data.sources import make_source, mixture_rates
 from mhmoe_jax.data.streams import make_train_feed
-from mhmoe_jax.data.tasks import cut_windows, iterate_texts, make_task, read_windows
 from mhmoe_jax.data.validation import count_bytes, make_eval_feed
 from mhmoe_jax.data.vocabularies import count_token_bytes, make_vocabulary
+from mhmoe_jax.data.windows import cut_windows, iterate_texts, make_task, read_windows
 from tests.data.batches import assert_equal, take
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mhmoe_jax.data.preparing import prepare
-from mhmoe_jax.data.tasks import iterate_texts
+from mhmoe_jax.data.windows import iterate_texts
 
 
 def contents(folder):

@@ -61,7 +61,7 @@ class CodesConfig:
     path: folder that `mhmoe image-tokenizer` wrote; empty: one is fitted when a run
       begins, and kept in the run's folder.
     kind: of that one, "kmeans" or "vqvae".
-    steps: rounds of k-means, or steps of a VQ-VAE.
+    steps: rounds of k-means, or steps of a VQ-VAE; 0: 20, or 1,000.
     num_pictures: that it is fitted to.
   """
 
@@ -73,10 +73,10 @@ class CodesConfig:
   def __post_init__(self):
     if self.kind not in CODES:
       raise ValueError(f"kind must be one of {', '.join(CODES)}, got {self.kind!r}.")
-    for name in ("steps", "num_pictures"):
-      if getattr(self, name) < 1:
+    for name, least in (("steps", 0), ("num_pictures", 1)):
+      if getattr(self, name) < least:
         raise ValueError(
-          f"{name} must be at least 1, got {name}={getattr(self, name)}."
+          f"{name} must be at least {least}, got {name}={getattr(self, name)}."
         )
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mhmoe_jax.data.quiet import seqio
-from mhmoe_jax.data.tasks import iterate_texts, make_task, read_windows
 from mhmoe_jax.data.tokenizer import train_sentencepiece
 from mhmoe_jax.data.vocabularies import count_token_bytes, make_vocabulary
+from mhmoe_jax.data.windows import iterate_texts, make_task, read_windows
 
 EOS = 1
 

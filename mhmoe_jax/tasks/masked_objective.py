@@ -1,0 +1,43 @@
+"""How much each kind of example counts in masked modelling."""
+
+import dataclasses
+
+from mhmoe_jax.tasks.objective import ObjectiveConfig
+
+KINDS = ("image", "text", "pair")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedObjectiveConfig(ObjectiveConfig):
+  """Weights of the losses.
+
+  Attributes:
+    balance_weight: of the balance loss, summed over the MoE layers.
+    router_z_weight: of the router z-loss, likewise.
+    image_weight: of pictures alone; the loss is the mean of the three kinds, weighted.
+    text_weight: of texts alone.
+    pair_weight: of pictures with texts.
+    local_entropy_weight: of LIMoE's local loss of each modality (2206.02770).
+    global_entropy_weight: of its global loss.
+    global_entropy_least: nats, above which that is 0; the log of a number of experts.
+  """
+
+  image_weight: float
+  text_weight: float
+  pair_weight: float
+  local_entropy_weight: float
+  global_entropy_weight: float
+  global_entropy_least: float
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not any(self.shares().values()):
+      raise ValueError(
+        "one of image_weight, text_weight and pair_weight must be positive, got 0."
+      )
+
+  def shares(self) -> dict[str, float]:
+    """The weight of each kind; of all together 1."""
+    weights = {kind: getattr(self, f"{kind}_weight") for kind in KINDS}
+    total = sum(weights.values()) or 1
+    return {kind: weight / total for kind, weight in weights.items()}
