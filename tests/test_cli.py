@@ -226,8 +226,9 @@ def test_checkpoint_of_another_model(tmp_path, text, capsys):
 
 def test_unwritable_workdir(tmp_path, capsys):
   (tmp_path / "file").write_text("in the way")
-  assert train(tmp_path / "file" / "run") == 1
-  assert "cannot write" in last_error(capsys)
+  run = tmp_path / "file" / "run"
+  assert train(run) == 1
+  assert last_error(capsys) == f"cannot write to {run}: Not a directory."
 
 
 @pytest.mark.parametrize(

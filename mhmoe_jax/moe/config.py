@@ -20,7 +20,7 @@ def check_number(name: str, value, kind: type = int, least: float | None = None)
   """The value as a plain int or finite float; numpy's numbers will do.
 
   Raises:
-    ValueError: naming it, if it is something else, or less than `least`.
+    ValueError: naming it, if it is something else, less than `least`, or of no array.
   """
   accepted = {int: numbers.Integral, float: numbers.Real}[kind]
   if not isinstance(value, accepted) or isinstance(value, bool):
@@ -30,6 +30,8 @@ def check_number(name: str, value, kind: type = int, least: float | None = None)
     )
   if not math.isfinite(value):
     raise ValueError(f"{name} must be finite, got {name}={value}.")
+  if kind is int and not -(2**31) <= value < 2**31:
+    raise ValueError(f"{name} must fit into 32 bits, got {name}={value}.")
   if least is not None and value < least:
     raise ValueError(f"{name} must be at least {least}, got {name}={value}.")
   return kind(value)

@@ -84,6 +84,7 @@ class MultiHeadMoe(nn.Module):
     """
     cfg = self.config
     mask_BL = _check_inputs(x_BLD, mask_BL, deterministic)
+    self._check_fields(deterministic)
     if mesh := explicit_mesh(x_BLD):
       if not self.is_initializing():
         return self._in_auto_mode(mesh, x_BLD, mask_BL, deterministic)
@@ -146,6 +147,21 @@ class MultiHeadMoe(nn.Module):
       start += length
     return found
 
+  def _check_fields(self, deterministic: bool) -> None:
+    """Raises ValueError for what the layer cannot be made of."""
+    cfg = self.config
+    if not isinstance(cfg, MoeConfig):
+      raise ValueError(f"config must be a MoeConfig, got a {type(cfg).__name__}.")
+    if not jnp.issubdtype(self.dtype, jnp.floating):
+      raise ValueError(f"dtype must be floating-point, got {jnp.dtype(self.dtype)}.")
+    # Flax takes the rng "params" where one of another name is missing.
+    has_rng = self.has_rng("dropout") or self.has_rng("params")
+    if cfg.expert_dropout and not deterministic and not has_rng:
+      raise ValueError(
+        "expert_dropout needs apply(..., rngs={'dropout': key}) in training, got no "
+        f"such rng and expert_dropout={cfg.expert_dropout}."
+      )
+
   def _in_auto_mode(self, mesh, x_BLD, mask_BL, deterministic):
     """The same in a mesh with explicit axes, which are left to GSPMD inside."""
     layer = self.clone(parent=None, name=None)
@@ -168,7 +184,9 @@ class MultiHeadMoe(nn.Module):
 
 def _check_inputs(x_BLD, mask_BL, deterministic) -> jax.Array:
   """The mask, all True for None. Raises ValueError for what the layer cannot take."""
-  B, L, _ = check_rank_3("x_BLD", x_BLD)
+  B, L, D = check_rank_3("x_BLD", x_BLD)
+  if not L or not D:
+    raise ValueError(f"x_BLD must have tokens and a width, got {describe(x_BLD)}.")
   if not jnp.issubdtype(x_BLD.dtype, jnp.floating):
     raise ValueError(f"x_BLD must be floating-point, got {describe(x_BLD)}.")
   if not isinstance(deterministic, bool):

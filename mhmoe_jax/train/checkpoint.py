@@ -67,7 +67,8 @@ class Checkpoints:
         probe.write_text("")
         probe.unlink()
       except OSError as error:
-        message = f"cannot write checkpoints to {self._directory}: {error}."
+        reason = error.strerror or error
+        message = f"cannot write checkpoints to {self._directory}: {reason}."
         raise ValueError(message) from error
     self._damaged: list[int] = []  # Passed over by `restore`, to be removed by `save`.
     self._retention = _Retention(keep_last)

@@ -61,7 +61,9 @@ def _hold(workdir: epath.PathLike) -> contextlib.AbstractContextManager[None]:
       raise ValueError(f"a run's folder must have none of {_PATTERNS}, got {whole}.")
     epath.Path(workdir).mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise ValueError(f"cannot write to {workdir}: {error}.") from error
+    raise ValueError(
+      f"cannot write to {workdir}: {error.strerror or error}."
+    ) from error
   if is_bucket:
     return _leased(f"{workdir}/")
   return _locked(pathlib.Path(workdir) / "lock")
@@ -91,7 +93,9 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
     try:
       file = path.open("a+")  # which changes nothing of another's
     except OSError as error:
-      raise ValueError(f"cannot write to {path.parent}: {error}.") from error
+      raise ValueError(
+        f"cannot write to {path.parent}: {error.strerror or error}."
+      ) from error
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -68,7 +68,22 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
   Raises:
     ValueError: no checkpoint, or none that can be read.
   """
-  return _read_newest(workdir, step, lambda path: read_about(path)["config"])
+  config = _read_newest(workdir, step, lambda path: read_about(path)["config"])
+  return _find_tokenizer(config, workdir)
+
+
+def _find_tokenizer(config: dict[str, Any], workdir: epath.PathLike) -> dict[str, Any]:
+  """The config; a tokenizer inside the run is found where the run is now."""
+  data = config["data"] if "data" in config else {}
+  if "vocabulary" not in data:
+    return config
+  home, name = checkpoints_directory(workdir).parent / "tokenizer", data["vocabulary"]
+  kind = next((k for k in ("hf:", "xlmr:") if name.startswith(k)), "")
+  path = epath.Path(name.removeprefix(kind))
+  for own, folder in ((home, path), (home / path.name, path.parent)):
+    if folder.name == home.name and own.exists() and not path.exists():
+      return config | {"data": data | {"vocabulary": f"{kind}{own}"}}
+  return config
 
 
 def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,11 @@ def test_a_tokenizer_comes_along(tmp_path):
   assert saved.load_config(tmp_path / "run")["data"]["vocabulary"] == made.vocabulary
   found = {path.name for path in (tmp_path / "run" / "tokenizer").iterdir()}
   assert found == {"tokenizer.json", "config.json"}
+  moved = tmp_path / "elsewhere" / "run"
+  moved.parent.mkdir()
+  shutil.move(tmp_path / "run", moved)
+  found = saved.load_config(moved)["data"]["vocabulary"]
+  assert found == f"hf:{moved}/tokenizer"
 
 
 # Refused.
@@ -133,6 +138,7 @@ REFUSALS = {
   "no object": (lambda f: (f / "config.json").write_text("[]"), "hold a JSON object"),
   "unknown": (with_config(model_type="gpt2"), "must be one of mhmoe, llama.*'gpt2'"),
   "size missing": (with_config(hidden_size=None), "must have hidden_size, got none"),
+  "absurd": (with_config(vocab_size=10**30), "vocab_size must fit into 32 bits, got "),
   "size a word": (with_config(vocab_size="many"), "vocab_size .* int, got 'many'"),
   "size a half": (with_config(head_dim=1.5), "head_dim .* int, got 1.5"),
   "epsilon": (with_config(rms_norm_eps="small"), "rms_norm_eps .* float, got 'small'"),

@@ -25,6 +25,10 @@ BASE = MoeConfig(num_heads=2, num_experts=4, expert_dim=8)
       {"num_heads": True},
       "num_heads must be of type int, got num_heads=True of type bool.",
     ),
+    (
+      {"expert_dim": 2**31},
+      "expert_dim must fit into 32 bits, got expert_dim=2147483648",
+    ),
     ({"num_experts": None}, "num_experts must be of type int, got num_experts=None of"),
     ({"use_bias": 1}, "use_bias must be of type bool, got use_bias=1 of type int."),
     ({"router": None}, "router must be of type str, got router=None of type NoneType."),

@@ -56,6 +56,14 @@ def value_and_gradient(layer, params, x_BLD, mask_BL=None):
     ),
     (([[1.0]],), "x_BLD must be an array of shape (B, L, D), got a list."),
     (
+      (jnp.ones((4, 0, 16)),),
+      "x_BLD must have tokens and a width, got shape (4, 0, 16) of float32.",
+    ),
+    (
+      (jnp.ones((4, 3, 0)),),
+      "x_BLD must have tokens and a width, got shape (4, 3, 0) of float32.",
+    ),
+    (
       (jnp.ones((4, 3, 16)), jnp.ones((1, 3), bool)),
       "mask_BL must be bool of shape (4, 3), as x_BLD of shape (4, 3, 16) needs, "
       "got shape (1, 3) of bool.",
@@ -81,6 +89,28 @@ def test_inputs_that_do_not_fit(inputs, message):
   with pytest.raises(ValueError) as error:
     MultiHeadMoe(BASE).init(jax.random.key(0), *inputs)
   assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+  ("layer", "message"),
+  [
+    (MultiHeadMoe({"num_heads": 2}), "config must be a MoeConfig, got a FrozenDict."),
+    (MultiHeadMoe(None), "config must be a MoeConfig, got a NoneType."),
+    (MultiHeadMoe(BASE, jnp.int32), "dtype must be floating-point, got int32."),
+  ],
+)
+def test_fields_that_do_not_fit(layer, message):
+  with pytest.raises(ValueError) as error:
+    layer.init(jax.random.key(0), jnp.ones((1, 2, 16)))
+  assert str(error.value) == message
+
+
+def test_dropout_without_its_key():
+  config = dataclasses.replace(BASE, expert_dropout=0.5)
+  layer, x_BLD = MultiHeadMoe(config), jnp.ones((1, 2, 16))
+  params = layer.init(jax.random.key(0), x_BLD)
+  with pytest.raises(ValueError, match=r"^expert_dropout needs apply\(.*rngs="):
+    layer.apply(params, x_BLD, deterministic=False)
 
 
 KINDS = {  # of what could hide a NaN: routers, and one expert, which has none

@@ -204,7 +204,10 @@ def read_as_config(tmp_path, config):
 
 def test_config_older_than_a_setting(restart, mesh, tmp_path):
   save_all(restart(), mesh, {1: None})
-  old = {"train": {"num_steps": 1}, "data": {"prepared": "folder"}}
+  old = {
+    "train": {"num_steps": 1},
+    "data": {"prepared": "folder", "vocabulary": "bytes"},
+  }
   today = base.get_config().train.to_dict()
   names = ("harness_every", "harness_tasks", "harness_data", "harness_limit")
   none = {"image_every": 0, **{name: today[name] for name in names}}
@@ -212,7 +215,7 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
   assert read_as_config(tmp_path, old) == {
     "task": "language",
     "train": {"num_steps": 1, **none},
-    "data": {"prepared": "folder"},
+    "data": {"prepared": "folder", "vocabulary": "bytes"},
   }
 
 
