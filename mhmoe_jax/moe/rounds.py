@@ -6,8 +6,8 @@ nobody has any left. No array grows with the load, and nothing is dropped: an ev
 takes one round, which moves and computes what an all-to-all with slots does, and all
 choices on one device take as many rounds as they fill.
 
-The backward pass is the same rounds again. Rows are sent once more, beside what their
-results' gradients are, so that nothing is kept but the inputs.
+The backward pass is the same rounds again. What arrived in the last one, which for an
+even load is the only one, is kept for it; other rows are sent once more.
 """
 
 import functools
@@ -98,39 +98,49 @@ def deliver_in_rounds(
     jax.lax.all_to_all, axis_name="expert", split_axis=0, concat_axis=0
   )
 
-  def send(turn, table, choices, *rows_SM):
-    """Rows from everyone for the experts here, after what goes with each of them."""
+  def send(turn, x_SM, scale_T, table, expert_T, seed_T):
+    """Rows from everyone for the experts here, with what goes with each of them."""
     choice_DR, none_DR = table.leaving(turn, num_rows)
-    expert_T, *others = choices
+    expert_DR = jnp.where(none_DR, num_local, expert_T[choice_DR] % num_local)
+    scale_DR = scale_T[choice_DR]
+    seed_DR = None if seed_T is None else seed_T[choice_DR]
+    with_each = [
+      None if a is None else a[..., None] for a in (expert_DR, scale_DR, seed_DR)
+    ]
+    return swap((x_SM[choice_DR % len(x_SM)], *with_each))
 
-    def pick(a_T):
-      return None if a_T is None else a_T[choice_DR][..., None]
+  def forward(x_SM, scale_T, weights, *rest):
+    inputs = x_SM, scale_T, *rest
+    table = rest[0]
 
-    expert_DR1 = jnp.where(none_DR[..., None], num_local, pick(expert_T) % num_local)
-    rows_DRM = [x_SM[choice_DR % x_SM.shape[0]] for x_SM in rows_SM]
-    return swap((expert_DR1, *map(pick, others), *rows_DRM))
-
-  def forward(x_SM, scale_T, weights, table, expert_T, seed_T):
     def one_round(turn, carry):
-      y_KSM, served = carry
-      choices = expert_T, scale_T, seed_T
-      *choices, x_DRM = send(turn, table, choices, x_SM)
-      y_DRM, delivery = serve(x_DRM, *choices, weights)
-      return table.arrive(turn, swap(y_DRM), y_KSM), served + delivery.served
+      y_KSM, served, _ = carry
+      arrived = send(turn, *inputs)
+      y_DRM, delivery = serve(*arrived, weights)
+      y_KSM = table.arrive(turn, swap(y_DRM), y_KSM)
+      return y_KSM, served + delivery.served, arrived
 
-    start = jnp.zeros((*table.round_KS.shape, M), x_SM.dtype), jnp.int32(0)
-    y_KSM, served = jax.lax.fori_loop(0, table.count, one_round, start)
-    return dispatch.sum_choices(y_KSM), served
+    start = (
+      jnp.zeros((*table.round_KS.shape, M), x_SM.dtype),
+      jnp.int32(0),
+      jax.tree.map(jnp.zeros_like, jax.eval_shape(send, 0, *inputs)),
+    )
+    y_KSM, served, last = jax.lax.fori_loop(0, table.count, one_round, start)
+    return (dispatch.sum_choices(y_KSM), served), (x_SM, scale_T, weights, rest, last)
 
-  def backward(inputs, gradients):
-    x_SM, scale_T, weights, table, expert_T, seed_T = inputs
+  def backward(kept, gradients):
+    x_SM, scale_T, weights, rest, last = kept
+    table, dy_SM = rest[0], gradients[0]
 
     def one_round(turn, carry):
       dx_KSM, dscale_KS, dweights = carry
-      choices = expert_T, scale_T, seed_T
-      expert_DR1, scale_DR1, seed_DR1, x_DRM, dy_DRM = send(
-        turn, table, choices, x_SM, gradients[0]
+      x_DRM, expert_DR1, scale_DR1, seed_DR1 = jax.lax.cond(
+        turn == table.count - 1,
+        lambda: last,
+        lambda: send(turn, x_SM, scale_T, *rest),
       )
+      choice_DR, _ = table.leaving(turn, num_rows)
+      dy_DRM = swap(dy_SM[choice_DR % len(dy_SM)])
 
       def again(x_DRM, scale_DR1, weights):
         return serve(x_DRM, expert_DR1, scale_DR1, seed_DR1, weights)[0]
@@ -157,8 +167,8 @@ def deliver_in_rounds(
   def flatten(a_GSK):
     return None if a_GSK is None else a_GSK.reshape(-1, K).T.reshape(-1)
 
-  run = jax.custom_vjp(forward)
-  run.defvjp(once(lambda *inputs: (forward(*inputs), inputs)), once(backward))
+  run = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
+  run.defvjp(once(forward), once(backward))
   table = make_timetable(experts_GSK.reshape(-1, K), num_local, num_rows)
   choices = map(flatten, (experts_GSK, seeds_GSK))
   y_SM, served = run(
