@@ -24,7 +24,7 @@ from mhmoe_jax.sharding import BATCH_AXES
 
 
 class Timetable(NamedTuple):
-  """When every choice leaves, and from where."""
+  """When every choice leaves, from where, and what goes with it."""
 
   order_T: jax.Array  # int32, the choice k * S + s of each row, sorted by expert
   first_D: jax.Array  # int32, row that is the first for each device
@@ -32,6 +32,8 @@ class Timetable(NamedTuple):
   round_KS: jax.Array  # int32, of each choice; -1 on padding, which stays at home
   slot_KS: jax.Array  # int32, its place d * R + r among the rows of its round
   count: jax.Array  # int32, rounds, the same on all devices
+  expert_T: jax.Array  # int32, of each choice, by its number on the device that has it
+  seed_T: jax.Array | None  # uint32, of each choice
 
   def leaving(self, turn: jax.Array, num_rows: int) -> tuple[jax.Array, jax.Array]:
     """The choices (D, R) that leave in a round, and which of them are none."""
@@ -46,7 +48,9 @@ class Timetable(NamedTuple):
     return jnp.where(here_KS1, rows_TX[self.slot_KS], home_KSX)
 
 
-def make_timetable(experts_SK: jax.Array, num_local: int, num_rows: int) -> Timetable:
+def make_timetable(
+  experts_SK: jax.Array, seeds_SK: jax.Array | None, num_local: int, num_rows: int
+) -> Timetable:
   """Inside a `jax.shard_map`; `num_local` experts are on each device of `expert`."""
   devices, experts_KS = jax.lax.axis_size("expert"), experts_SK.T
   rows = dispatch.sort_by_expert(experts_SK, devices * num_local)
@@ -62,6 +66,8 @@ def make_timetable(experts_SK: jax.Array, num_local: int, num_rows: int) -> Time
     slot_KS=device_KS * num_rows + nth_KS % num_rows,
     # Not only among those that share experts: nobody shall be in another's collective.
     count=jax.lax.pmax(-(-sizes_D.max() // num_rows), BATCH_AXES),
+    expert_T=experts_KS.reshape(-1) % num_local,
+    seed_T=None if seeds_SK is None else seeds_SK.T.reshape(-1),
   )
 
 
@@ -98,24 +104,20 @@ def deliver_in_rounds(
     jax.lax.all_to_all, axis_name="expert", split_axis=0, concat_axis=0
   )
 
-  def send(turn, x_SM, scale_T, table, expert_T, seed_T):
-    """Rows from everyone for the experts here, with what goes with each of them."""
+  def send(turn, x_SM, scale_T, table):
+    """Rows from everyone for the experts here, their experts, weights and seeds."""
     choice_DR, none_DR = table.leaving(turn, num_rows)
-    expert_DR = jnp.where(none_DR, num_local, expert_T[choice_DR] % num_local)
-    scale_DR = scale_T[choice_DR]
-    seed_DR = None if seed_T is None else seed_T[choice_DR]
-    with_each = [
-      None if a is None else a[..., None] for a in (expert_DR, scale_DR, seed_DR)
-    ]
+    expert_DR = jnp.where(none_DR, num_local, table.expert_T[choice_DR])
+    seed_DR = None if table.seed_T is None else table.seed_T[choice_DR]
+    with_each = jax.tree.map(
+      lambda a_DR: a_DR[..., None], (expert_DR, scale_T[choice_DR], seed_DR)
+    )
     return swap((x_SM[choice_DR % len(x_SM)], *with_each))
 
-  def forward(x_SM, scale_T, weights, *rest):
-    inputs = x_SM, scale_T, *rest
-    table = rest[0]
-
+  def forward(x_SM, scale_T, weights, table):
     def one_round(turn, carry):
       y_KSM, served, _ = carry
-      arrived = send(turn, *inputs)
+      arrived = send(turn, x_SM, scale_T, table)
       y_DRM, delivery = serve(*arrived, weights)
       y_KSM = table.arrive(turn, swap(y_DRM), y_KSM)
       return y_KSM, served + delivery.served, arrived
@@ -123,21 +125,21 @@ def deliver_in_rounds(
     start = (
       jnp.zeros((*table.round_KS.shape, M), x_SM.dtype),
       jnp.int32(0),
-      jax.tree.map(jnp.zeros_like, jax.eval_shape(send, 0, *inputs)),
+      jax.tree.map(jnp.zeros_like, jax.eval_shape(send, 0, x_SM, scale_T, table)),
     )
     y_KSM, served, last = jax.lax.fori_loop(0, table.count, one_round, start)
-    return (dispatch.sum_choices(y_KSM), served), (x_SM, scale_T, weights, rest, last)
+    return (dispatch.sum_choices(y_KSM), served), (x_SM, scale_T, weights, table, last)
 
   def backward(kept, gradients):
-    x_SM, scale_T, weights, rest, last = kept
-    table, dy_SM = rest[0], gradients[0]
+    x_SM, scale_T, weights, table, last = kept
+    dy_SM, _ = gradients
 
     def one_round(turn, carry):
       dx_KSM, dscale_KS, dweights = carry
       x_DRM, expert_DR1, scale_DR1, seed_DR1 = jax.lax.cond(
         turn == table.count - 1,
         lambda: last,
-        lambda: send(turn, x_SM, scale_T, *rest),
+        lambda: send(turn, x_SM, scale_T, table),
       )
       choice_DR, _ = table.leaving(turn, num_rows)
       dy_DRM = swap(dy_SM[choice_DR % len(dy_SM)])
@@ -161,19 +163,15 @@ def deliver_in_rounds(
     )
     dx_KSM, dscale_KS, dweights = jax.lax.fori_loop(0, table.count, one_round, start)
     dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
-    dx_SM = dispatch.sum_choices(dx_KSM)
-    return dx_SM, dscale_KS.reshape(-1), dweights, None, None, None
-
-  def flatten(a_GSK):
-    return None if a_GSK is None else a_GSK.reshape(-1, K).T.reshape(-1)
+    return dispatch.sum_choices(dx_KSM), dscale_KS.reshape(-1), dweights, None
 
   run = jax.custom_vjp(lambda *inputs: forward(*inputs)[0])
   run.defvjp(once(forward), once(backward))
-  table = make_timetable(experts_GSK.reshape(-1, K), num_local, num_rows)
-  choices = map(flatten, (experts_GSK, seeds_GSK))
-  y_SM, served = run(
-    x_GSM.reshape(-1, M), flatten(weights_GSK), weights, table, *choices
-  )
+
+  seeds_SK = None if seeds_GSK is None else seeds_GSK.reshape(-1, K)
+  table = make_timetable(experts_GSK.reshape(-1, K), seeds_SK, num_local, num_rows)
+  scale_T = weights_GSK.reshape(-1, K).T.reshape(-1)
+  y_SM, served = run(x_GSM.reshape(-1, M), scale_T, weights, table)
   kept_GSK = experts_GSK < devices * num_local
   delivery = Delivery(kept_GSK.sum(), served, kept_GSK, table.count)
   return y_SM.reshape(x_GSM.shape), delivery

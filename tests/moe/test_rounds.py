@@ -116,7 +116,7 @@ def test_a_timetable_by_hand():
   experts_SK = jnp.array([[2, 0], [3, 2], [4, 4], [1, 4], [4, 4], [4, 4]])
 
   def plan(experts_SK):
-    table = make_timetable(experts_SK, num_local=2, num_rows=2)
+    table = make_timetable(experts_SK, 10 * experts_SK, num_local=2, num_rows=2)
     second, none = table.leaving(1, 2)
     home_KS = table.arrive(1, jnp.array([[6, 7], [8, 9]]), jnp.zeros((2, 3), int))
     return jax.tree.map(lambda x: x[None], (table, second, none, home_KS))
@@ -135,6 +135,8 @@ def test_a_timetable_by_hand():
   assert table.slot_KS[0, 0, :2].tolist() == [2, 2]
   assert table.slot_KS[0, 1, :2].tolist() == [0, 3]
   assert table.count.tolist() == [2, 2]
+  assert table.expert_T[0].tolist() == [0, 1, 0, 0, 0, 0]
+  assert table.seed_T[0].tolist() == [20, 30, 40, 0, 20, 40]
   assert second[0, 1, 0] == 1
   assert none[0].tolist() == [[True, True], [False, True]]
   assert home_KS[0].tolist() == [[0, 8, 0], [0, 0, 0]]
