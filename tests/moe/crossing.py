@@ -35,10 +35,8 @@ def run(method, x_GSM, w_ME, weights):
 def main():
   join()
   draw = np.random.default_rng(0).standard_normal
-  x_GSM, w_ME, w_in_EMF, w_out_EFM = (
-    draw(shape).astype(np.float32)
-    for shape in ((G, S, M), (M, E), (E, M, F), (E, F, M))
-  )
+  shapes = (G, S, M), (M, E), (E, M, F), (E, F, M)
+  x_GSM, w_ME, *matrices = (draw(shape).astype(np.float32) for shape in shapes)
   # All choices on two experts, which are on two devices of process 1.
   x_GSM[..., 0], w_ME[0] = 3, [0, 0, 0, 0, 0, 9, 0, 9]
   weights = ExpertWeights(*matrices)
