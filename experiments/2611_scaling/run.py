@@ -3,7 +3,7 @@
   python experiments/2611_scaling/run.py
 
 compiles the training step of a model of the second paper's kind for 4 to 1,024 v5p
-chips, 8 sequences of 2,048 tokens a chip, in five layouts; appends a row per program
+chips, 8 sequences of 2,048 tokens a chip, in seven layouts; appends a row per program
 to results/scaling.jsonl and draws results/scaling.png. Rows that are there are kept.
 Times are lower bounds: operations at the chip's peak rates, links at theirs.
 """
@@ -35,6 +35,8 @@ LAYOUTS = {
   "ring, experts over all": ("sorted", lambda chips: min(chips, EXPERTS)),
   "all-to-all, experts over 16": ("capacity", lambda chips: min(chips, 16)),
   "all-to-all, experts over all": ("capacity", lambda chips: min(chips, EXPERTS)),
+  "rounds, experts over 16": ("rounds", lambda chips: min(chips, 16)),
+  "rounds, experts over all": ("rounds", lambda chips: min(chips, EXPERTS)),
 }
 
 
@@ -90,7 +92,7 @@ def draw(rows: list[dict], path: pathlib.Path) -> None:
   }
   for panel, (key, title) in zip(panels, titles.items(), strict=True):
     scale = 2.0**-30 if key == "memory" else 1e3
-    for i, (layout, mark) in enumerate(zip(LAYOUTS, "os^vD", strict=True)):
+    for i, (layout, mark) in enumerate(zip(LAYOUTS, "os^vDPX", strict=True)):
       points = sorted(
         (r["chips"], r[key] * scale) for r in rows if r["layout"] == layout and key in r
       )

@@ -9,6 +9,7 @@ from typing import Any
 
 from mhmoe_jax.interop import families, layout
 from mhmoe_jax.models.config import TransformerConfig
+from mhmoe_jax.moe.config import DROPLESS
 
 # What a model computes does not depend on these: they are of training or of machines,
 # or say again what is said otherwise, or `export_pieces` sees to them.
@@ -16,7 +17,8 @@ _FREE = {"dropout", "moe_dropout", "init", "dtype", "remat", "scan_unroll", "moe
 _FREE |= {"num_attention_heads", "num_kv_heads", "head_dim"}
 _FREE |= {"tie_embeddings", "scale_embeddings"}
 _FREE_MOE = {"expert_dropout", "init", "backend", "capacity_factor", "router_norm"}
-_FREE_MOE |= {"eval_capacity_factor", "router_dim", "router_temperature"}
+_FREE_MOE |= {"eval_capacity_factor", "round_factor"}
+_FREE_MOE |= {"router_dim", "router_temperature"}
 _FREE_MOE |= {"linear_bias", "use_head_layer", "use_merge_layer"}  # without linear maps
 # And not on the latter without the former.
 _NEED = {"gate_bias": "use_bias", "ffn_norm": "sub_ln", "ffn_norm_epsilon": "sub_ln"}
@@ -60,7 +62,7 @@ def _computes(config: TransformerConfig) -> dict[str, Any]:
   if config.ffn == "dense":
     return _without(found, {"moe_every"})
   moe = _without(dataclasses.asdict(config.layer), _FREE_MOE)
-  if config.layer.dispatch == "ragged":
+  if config.layer.dispatch in DROPLESS:
     moe["dispatch"] = "sorted"
   unused = {"ffn_dim"} if config.period == 1 else set()
   return _without(found, unused) | {f"moe.{name}": x for name, x in moe.items()}

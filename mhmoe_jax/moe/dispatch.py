@@ -53,9 +53,13 @@ def expert_capacity(
     raise ValueError(
       f"capacity_factor must be positive, got capacity_factor={capacity_factor}."
     )
+  return min(even_share(num_subtokens * top_k, num_experts, factor), num_subtokens)
+
+
+def even_share(num_rows: int, parts: int, factor: float) -> int:
+  """Of so many rows, times `factor`, rounded up; never more than there are."""
   # 1.05 is meant as 105 / 100, which no float is.
-  share = Fraction(num_subtokens * top_k, num_experts)
-  return min(math.ceil(share * Fraction(str(factor))), num_subtokens)
+  return min(math.ceil(Fraction(num_rows, parts) * Fraction(str(factor))), num_rows)
 
 
 def assign_slots(routing: Routing, capacity: int) -> Slots:
@@ -127,7 +131,7 @@ def sort_by_expert(experts_SK: jax.Array, num_experts: int) -> SortedRows:
   if not isinstance(T, int):
     raise ValueError(
       "dispatch must be 'capacity' or 'einsum' where a dimension has no fixed size, "
-      f"got 'sorted' or 'ragged' and {T} rows."
+      f"got 'sorted', 'ragged' or 'rounds' and {T} rows."
     )
   if (num_experts + 1) * T >= 2**32:
     raise ValueError(
@@ -166,10 +170,14 @@ def to_rows(x_SM: jax.Array, rows: SortedRows) -> jax.Array:
 @jax.custom_vjp
 def from_rows(y_TM: jax.Array, rows: SortedRows) -> jax.Array:
   """Sum of a sub-token's rows, accumulated in float32, (S, M)."""
+  return sum_choices(jax.lax.optimization_barrier(y_TM[rows.row_KS]))
+
+
+def sum_choices(y_KSM: jax.Array) -> jax.Array:
+  """Sum of a sub-token's results, accumulated in float32, (S, M)."""
   # One by one: as a dimension of the sum, a small K would be padded on a TPU.
-  y_KSM = jax.lax.optimization_barrier(y_TM[rows.row_KS])
   y_SM = sum(y_KSM[k].astype(jnp.float32) for k in range(y_KSM.shape[0]))
-  return y_SM.astype(y_TM.dtype)
+  return y_SM.astype(y_KSM.dtype)
 
 
 @jax.custom_vjp

@@ -80,7 +80,7 @@ class MultiHeadMoe(nn.Module):
 
     Raises:
       ValueError: for inputs of another rank, shape or type, and for second derivatives
-        of "sorted" and "ragged".
+        of "sorted", "ragged" and "rounds".
     """
     cfg = self.config
     mask_BL = _check_inputs(x_BLD, mask_BL, deterministic)
@@ -104,6 +104,8 @@ class MultiHeadMoe(nn.Module):
     route = routing.choose(logits_BSE, mask_BS, cfg.top_k, cfg.renormalize)
     weights = ExpertFfn(cfg, self.dtype, name="experts")(x_BSM.shape[-1])
     factor = cfg.eval_capacity_factor if deterministic else cfg.capacity_factor
+    if cfg.dispatch == "rounds":
+      factor = cfg.round_factor
     seeds_BSK = None
     if cfg.expert_dropout and not deterministic:
       seeds_BSK = draw_seeds(self.make_rng("dropout"), route.experts_GSK)

@@ -27,6 +27,7 @@ class RouterStats(NamedTuple):
   entropy: jax.Array  # mean entropy of the router's softmax, nats, in [0, log E]
   distinct_experts: jax.Array  # mean number of different experts a token reaches
   distinct_X: jax.Array  # share of tokens that reach 1, 2, ... min(H * K, E)
+  rounds: jax.Array  # in which choices were sent, 1 in all dispatches but "rounds"
 
 
 class Choices(NamedTuple):
@@ -86,6 +87,7 @@ def router_stats(routing: Routing, delivery: Delivery, num_heads: int) -> Router
     entropy=jnp.where(routing.mask_GS, entropy_GS, 0).sum() * K / choices,
     distinct_experts=distinct_GL.sum() / tokens,
     distinct_X=one_hot(distinct_GL - 1, min(H * K, E)).sum(axis=(0, 1)) / tokens,
+    rounds=jnp.asarray(delivery.rounds),
   )
   return jax.tree.map(lambda x: x.astype(jnp.float32), stats)
 

@@ -1,42 +1,33 @@
-"""Sub-tokens to their experts, which may be on other devices, and back: four ways.
+"""Sub-tokens to their experts, which may be on other devices, and back: five ways.
 
 * "einsum", the definition: masks, and GSPMD moves the data as constraints ask it to.
-  The three others run under `jax.shard_map` on a mesh, and locally without one.
+  The others run under `jax.shard_map` on a mesh, and locally without one.
 * "capacity": the same slots and drops, but gathered, with an all-to-all each way.
 * "sorted", the default, a ring: the devices along the `expert` axis gather each other's
   sub-tokens, each computes what falls on its own experts, and a reduce-scatter adds the
   parts up and sends them home. It drops nothing, and its traffic does not depend on the
   number of experts per sub-token.
 * "ragged": only what a device's experts need is sent to it. It drops nothing either.
+* "rounds": the same in buffers of a fixed size, sent as often as they fill (`rounds`).
 
 Hidden widths are split over `model`: each device computes a part of every sum.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from mhmoe_jax.moe import dispatch
+from mhmoe_jax.moe.delivery import Delivery, deliver_here
 from mhmoe_jax.moe.dropout import drop
 from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.moe.ragged import dense_traffic, exchange
+from mhmoe_jax.moe.rounds import deliver_in_rounds
 from mhmoe_jax.moe.routing import Routing
 from mhmoe_jax.sharding import BATCH_AXES, check_batch, constrain, is_ours, vary_alike
-
-
-class Delivery(NamedTuple):
-  """What became of the choices of real sub-tokens; the counts are over the whole mesh.
-
-  Nothing reads `kept_GSK` in training, and XLA leaves it out there.
-  """
-
-  sent: jax.Array  # int32, counted where they start: those that found a slot
-  served: jax.Array  # int32, where they arrive: rows that experts computed on
-  kept_GSK: jax.Array  # bool, which of them were sent; False on padding
 
 
 def apply_experts(
@@ -44,7 +35,7 @@ def apply_experts(
   route: Routing,
   weights: ExpertWeights,
   method: str,
-  capacity_factor: float,
+  factor: float,
   backend: str = "auto",
   dropout: float = 0.0,
   seeds_GSK: jax.Array | None = None,
@@ -56,8 +47,9 @@ def apply_experts(
     route: their experts.
     weights: of all E experts, split over `expert`, hidden widths over `model`.
     method: one of `config.DISPATCHES`.
-    capacity_factor: of "einsum" and "capacity", see `dispatch.expert_capacity`.
-    backend: of "sorted" and "ragged", see `grouped.grouped_ffn`.
+    factor: what even shares are multiplied by, of experts in "einsum" and "capacity",
+      see `dispatch.expert_capacity`, and of pairs of devices in "rounds".
+    backend: of "sorted", "ragged" and "rounds", see `grouped.grouped_ffn`.
     dropout: rate of each expert's output, if there are seeds.
     seeds_GSK: see `dropout.draw_seeds`.
 
@@ -69,7 +61,6 @@ def apply_experts(
   """
   E = weights.w_in_EMF.shape[0]
   _, S, K = route.experts_GSK.shape
-  capacity = dispatch.expert_capacity(S, E, K, capacity_factor)
   mesh = jax.sharding.get_abstract_mesh()
   on_mesh = is_ours(mesh)
   # A LayerNorm over the hidden width cannot see a width that is split, nor can the
@@ -80,15 +71,19 @@ def apply_experts(
     _check_divisible(mesh, x_GSM.shape[0], weights, hidden)
 
   spread = on_mesh and mesh.shape["expert"] > 1
+  if method in ("einsum", "capacity"):
+    capacity = dispatch.expert_capacity(S, E, K, factor)
   if method == "einsum":
     return _einsum(x_GSM, route, weights, capacity, dropout, seeds_GSK)
   if method == "capacity":
     run = functools.partial(_capacity, capacity=capacity, spread=spread)
+  elif spread and method == "rounds":
+    run = functools.partial(deliver_in_rounds, factor=factor, backend=backend)
   elif spread:
     run = {"sorted": _ring, "ragged": _ragged}[method]
     run = functools.partial(run, backend=backend)
   else:
-    run = functools.partial(_local, backend=backend)
+    run = functools.partial(deliver_here, backend=backend)
   run = functools.partial(run, dropout=dropout)
   inputs = x_GSM, route.experts_GSK, route.weights_GSK, seeds_GSK, weights
   if not on_mesh:
@@ -98,7 +93,10 @@ def apply_experts(
   return jax.shard_map(
     functools.partial(_on_device, run, split_hidden=hidden is not None),
     in_specs=(groups, groups, groups, groups, _weight_specs(weights, hidden)),
-    out_specs=(groups, Delivery(PartitionSpec(), PartitionSpec(), groups)),
+    out_specs=(
+      groups,
+      Delivery(PartitionSpec(), PartitionSpec(), groups, PartitionSpec()),
+    ),
     # The block loop has a VJP of its own, whose loop carries start as zeros that vary
     # over no axis. Without the check, gradients of what is copied over an axis are
     # summed at the border of the shard_map, which is what is wanted here.
@@ -148,7 +146,7 @@ def _on_device(run, *inputs, split_hidden: bool):
   if split_hidden:
     y_GSM = jax.lax.psum(y_GSM, "model")
   sent, served = jax.lax.psum((delivery.sent, delivery.served), BATCH_AXES)
-  return y_GSM, Delivery(sent, served, delivery.kept_GSK)
+  return y_GSM, delivery._replace(sent=sent, served=served)
 
 
 def _einsum(x_GSM, route: Routing, weights, capacity: int, dropout, seeds_GSK):
@@ -199,31 +197,13 @@ def _capacity(
   return _spoil(y_GSM, weights_GSK), delivery
 
 
-def _local(
-  x_GSM, experts_GSK, weights_GSK, seeds_GSK, weights, *, backend, dropout, sharers=1
-):
-  G, S, M = x_GSM.shape
-  E, K = weights.w_in_EMF.shape[0], experts_GSK.shape[-1]
-  rows = dispatch.sort_by_expert(experts_GSK.reshape(G * S, K), E)
-  x_TM = dispatch.to_rows(x_GSM.reshape(G * S, M), rows)
-  scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
-  expected = G * S * K // sharers
-  y_TM = grouped_ffn(weights, x_TM, scale_T, rows.sizes_E, backend, expected)
-  if seeds_GSK is not None:
-    y_TM = drop(y_TM, dispatch.seeds_to_rows(seeds_GSK, rows), dropout)
-  y_SM = dispatch.from_rows(y_TM, rows)
-  kept_GSK = experts_GSK < E
-  delivery = Delivery(kept_GSK.sum(), rows.sizes_E.sum(), kept_GSK)
-  return y_SM.reshape(G, S, M), delivery
-
-
 def _ring(x_gSM, experts_gSK, weights_gSK, seeds_gSK, weights, *, backend, dropout):
   gather = functools.partial(jax.lax.all_gather, axis_name="expert", axis=0, tiled=True)
   devices, num_local = jax.lax.axis_size("expert"), weights.w_in_EMF.shape[0]
   first = jax.lax.axis_index("expert") * num_local
   experts_GSK = gather(experts_gSK) - first
   here = (experts_GSK >= 0) & (experts_GSK < num_local)
-  y_GSM, delivery = _local(
+  y_GSM, delivery = deliver_here(
     gather(x_gSM),
     jnp.where(here, experts_GSK, num_local),
     gather(weights_gSK),
@@ -231,7 +211,7 @@ def _ring(x_gSM, experts_gSK, weights_gSK, seeds_gSK, weights, *, backend, dropo
     weights,
     backend=backend,
     dropout=dropout,
-    sharers=devices,
+    expected=experts_gSK.size,
   )
   kept_gSK = experts_gSK < num_local * devices
   return (

@@ -1,10 +1,10 @@
 """The optimised HLO of a TPU program as text: its operations and how often they run.
 
-The body of a loop runs as often as the loop's condition says. What operations cost is
-in `costs`.
+The body of a loop runs as often as the loop's condition says, and of the branches of a
+conditional the one that costs least. What operations cost is in `costs`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import math
 import re
 from typing import NamedTuple
@@ -13,7 +13,7 @@ BITS = {"pred": 8, "bf16": 16, "f16": 16, "c64": 64, "c128": 128, "token": 0}
 # What costs nothing, or is counted where it began.
 FREE = {
   "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all",
-  "partition-id", "replica-id", "iota", "domain", "opt-barrier", "add-dependency",
+  "partition-id", "replica-id", "domain", "opt-barrier", "add-dependency",
 }  # fmt: skip
 SHAPE = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 
@@ -30,13 +30,20 @@ class Op(NamedTuple):
 
 
 class Program:
-  """The computations of a module, and what their operations cost."""
+  """The computations of a module.
 
-  def __init__(self, text: str):
+  Args:
+    text: the module.
+    turns: of loops whose number of turns depends on the data.
+  """
+
+  def __init__(self, text: str, turns: int = 1):
     self.computations: dict[str, dict[str, Op]] = {}
     self.roots: dict[str, Op] = {}
     self.entry = ""
-    self.unknown_loops = 0
+    self.turns = turns
+    self.unknown_loops: set[str] = set()  # names of those that `walk` met
+    text = re.sub(r"/\*index=\d+\*/", "", text)  # in long lists, for human readers
     partitions = re.search(r"num_partitions=(\d+)", text.split("\n", 1)[0])
     self.devices = int(partitions[1]) if partitions else 1
     current = ""
@@ -59,20 +66,31 @@ class Program:
       op: name for name, ops in self.computations.items() for op in ops
     }  # names are unique in a module
 
-  def walk(self, name: str | None = None, times: int = 1) -> Iterator[tuple[Op, int]]:
-    """Operations that run by themselves (not inside fusions), and how often."""
+  def walk(
+    self, weigh: Callable[[Op], float], name: str | None = None, times: int = 1
+  ) -> Iterator[tuple[Op, int]]:
+    """Operations that run by themselves (not inside fusions), and how often.
+
+    Args:
+      weigh: what an operation costs, to choose between the branches of a conditional.
+      name: of the computation, the module's entry by default.
+      times: how often it runs.
+    """
     for op in self.computations[name or self.entry].values():
       if op.kind == "while":
         turns = self.trip_count(op)
-        self.unknown_loops += turns is None
-        yield from self.walk(
-          attribute(op, "body"), times * (1 if turns is None else turns)
-        )
+        if turns is None:
+          self.unknown_loops.add(op.name)
+          turns = self.turns
+        yield from self.walk(weigh, attribute(op, "body"), times * turns)
       elif op.kind in ("call", "async-start"):
-        yield from self.walk(attribute(op, "(?:to_apply|calls)"), times)
+        yield from self.walk(weigh, attribute(op, "(?:to_apply|calls)"), times)
+      elif op.kind == "custom-call" and "called_computations={" in op.attributes:
+        # What other cores of the chip compute, such as gathers on a SparseCore.
+        yield from self.walk(weigh, called(op), times)
       elif op.kind == "conditional":
-        for branch in _branches(op):
-          yield from self.walk(branch, times)
+        branches = [list(self.walk(weigh, name, times)) for name in _branches(op)]
+        yield from min(branches, key=lambda run: sum(n * weigh(x) for x, n in run))
       elif op.kind not in FREE and not op.kind.endswith(("-done", "-update")):
         yield op, times
 
@@ -133,11 +151,11 @@ def _name_elements(ops: dict[str, Op]) -> None:
   used = {name for op in ops.values() for name in op.operands if "#" in name}
   for name in sorted(used, key=len):  # %a#1 before %a#1#0
     whole, _, index = name.rpartition("#")
-    kind, result = "get-tuple-element", _elements(ops[whole].result)[int(index)]
+    kind, result = "get-tuple-element", elements(ops[whole].result)[int(index)]
     ops[name] = Op(name, kind, result, (whole,), f", index={index}")
 
 
-def _elements(result: str) -> list[str]:
+def elements(result: str) -> list[str]:
   """The types in a tuple's."""
   found, depth, start = [], 0, 1
   for at, letter in enumerate(result):
@@ -181,6 +199,10 @@ def attribute(op: Op, name: str) -> str:
   return re.search(rf"\b{name}=%?([\w.\-]+)", op.attributes)[1]
 
 
+def called(op: Op) -> str:
+  return re.search(r"called_computations=\{%?([\w.\-]+)", op.attributes)[1]
+
+
 def _branches(op: Op) -> list[str]:
   many = re.search(r"branch_computations=\{([^}]*)\}", op.attributes)
   if many:
@@ -197,9 +219,24 @@ def parts(result: str) -> list[str]:
 
 
 def nbytes(result: str) -> int:
+  """Bytes of a type, with what pads its last dimensions to whole tiles."""
   total = 0
-  for dtype, dims, _ in SHAPE.findall(result):
+  for dtype, dims, layout in SHAPE.findall(result):
     digits = re.search(r"\d+", dtype)
     bits = BITS.get(dtype, int(digits[0]) if digits else 0)
-    total += bits * math.prod(int(d) for d in dims.split(",") if d) // 8
+    sizes = [int(d) for d in dims.split(",") if d]
+    total += bits * math.prod(_pad(sizes, layout)) // 8
   return total
+
+
+def _pad(sizes: list[int], layout: str) -> list[int]:
+  """Sizes in memory from a layout such as {1,0:T(8,128)(2,1)}, the last one first."""
+  found = re.match(r"\{([\d,]+):T\(([\d,]+)\)", layout)
+  if not found:
+    return sizes
+  order, tile = ([int(n) for n in part.split(",")] for part in found.groups())
+  sizes = [sizes[axis] for axis in order]
+  for i, multiple in enumerate(reversed(tile)):
+    if i < len(sizes):
+      sizes[i] = -(-sizes[i] // multiple) * multiple
+  return sizes

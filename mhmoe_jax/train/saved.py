@@ -57,6 +57,7 @@ _YOUNGER = {
       "init": "flax",
       "expert_dropout": 0.0,
       "router_norm": 0.0,
+      "round_factor": 1.25,
     },
   },
 }

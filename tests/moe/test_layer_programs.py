@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mhmoe_jax import MoeConfig, MultiHeadMoe
-from mhmoe_jax.moe.config import DISPATCHES, ROUTERS
+from mhmoe_jax.moe.config import DISPATCHES, DROPLESS, ROUTERS
 
 B, L, D = 4, 3, 16
 BASE = MoeConfig(num_heads=2, num_experts=4, expert_dim=8)
@@ -132,7 +132,7 @@ def test_nan_stays_in_its_token(dispatch, kind):
       spoilt_BL = ~np.isfinite(z_BLD).all(axis=-1)
       assert np.argwhere(spoilt_BL).tolist() == [list(place[:2])]
       assert np.isnan(aux.balance_loss) or layer.config.num_experts == 1
-      if dispatch in ("sorted", "ragged"):
+      if dispatch in DROPLESS:
         np.testing.assert_array_equal(z_BLD[~spoilt_BL], y_BLD[~spoilt_BL])
         assert aux.stats.dropped_sender == 0
   mask_BL = jnp.ones((B, L), bool).at[1, 2].set(False)
@@ -295,7 +295,7 @@ def test_exported_for_batches_of_any_size():
     export("sorted")
   assert str(error.value) == (
     "dispatch must be 'capacity' or 'einsum' where a dimension has no fixed size, "
-    "got 'sorted' or 'ragged' and 12*b rows."
+    "got 'sorted', 'ragged' or 'rounds' and 12*b rows."
   )
 
 

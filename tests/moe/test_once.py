@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mhmoe_jax import MoeConfig, MultiHeadMoe
+from mhmoe_jax.moe.config import DROPLESS
 from mhmoe_jax.moe.once import once
 
 X_BLD = jax.random.normal(jax.random.key(1), (1, 3, 8))
@@ -31,14 +32,15 @@ def test_second_derivatives_of_ways_with_slots(dispatch):
     np.testing.assert_allclose(jax.jit(second)(1.0), difference, rtol=1e-2)
 
 
-@pytest.mark.parametrize("dispatch", ["sorted", "ragged"])
+@pytest.mark.parametrize("dispatch", DROPLESS)
 @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd])
 def test_those_of_the_others_are_refused(dispatch, mode):
   with pytest.raises(ValueError) as error:
     jax.jit(mode(slope(dispatch)))(1.0)
   assert str(error.value) == (
     "dispatch must be 'capacity' or 'einsum' for second derivatives and for jax.jvp, "
-    "got 'sorted' or 'ragged', which have first derivatives in reverse mode only."
+    "got 'sorted', 'ragged' or 'rounds', which have first derivatives in reverse "
+    "mode only."
   )
 
 
