@@ -314,4 +314,4 @@ def test_plan_for_a_pod(capsys):
   assert cli.main([*command, "--topology=v5e:9"]) == 1
   assert "such as v5p:4x4x4, got 'v5e:9'." in capsys.readouterr().err
   assert cli.main([*command, "--slices=2"]) == 1
-  assert "--slices and --sweep need a --topology" in capsys.readouterr().err
+  assert "--slices, --sweep and --rounds need a --topology" in capsys.readouterr().err

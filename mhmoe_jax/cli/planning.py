@@ -15,6 +15,9 @@ def plan(argv: list[str]) -> None:
   flags.DEFINE_string("topology", None, "TPU chips, v5p:4x4x4", flag_values=values)
   flags.DEFINE_integer("slices", 1, "of that topology", 1, flag_values=values)
   flags.DEFINE_string("mesh", None, "such as data=8,expert=8", flag_values=values)
+  flags.DEFINE_integer(
+    "rounds", 1, 'to count of dispatch="rounds"', 1, flag_values=values
+  )
   flags.DEFINE_bool(
     "optimize", False, "compile as a run does: slower, less memory", flag_values=values
   )
@@ -38,12 +41,12 @@ def plan(argv: list[str]) -> None:
   mesh = cfg.mesh  # Without a topology there is none to be made.
   sharding.check_sizes(mesh.replica, mesh.data, mesh.expert, mesh.model)
   if topology is None:
-    if values.slices > 1 or values.sweep:
-      raise ValueError("--slices and --sweep need a --topology, got none.")
+    if values.slices > 1 or values.sweep or values.rounds > 1:
+      raise ValueError("--slices, --sweep and --rounds need a --topology, got none.")
     made = report.plan_model(cfg)
   elif values.sweep:
     made = sweep.sweep(cfg, topology, values.slices, values.sweep)
   else:
     quick = not values.optimize
-    made = report.plan_step(cfg, topology, values.slices, quick)
+    made = report.plan_step(cfg, topology, values.slices, quick, values.rounds)
   print(made.json() if values.json else made.text())

@@ -144,7 +144,8 @@ class MultiHeadMoe(nn.Module):
         (route, delivery.kept_GSK),
       )
       sent = kept_GSK.sum()
-      stats = telemetry.router_stats(part, type(delivery)(sent, sent, kept_GSK), H)
+      of_part = delivery._replace(sent=sent, served=sent, kept_GSK=kept_GSK)
+      stats = telemetry.router_stats(part, of_part, H)
       found[name] = PartAux(stats, *losses.part_entropies(part))
       start += length
     return found

@@ -59,6 +59,7 @@ class Compiled:
   collective_seconds: float | None = None
   collectives: Sequence[Collective] = ()
   unknown_loops: int = 0
+  rounds: int = 1  # that those loops were counted as
   compile_seconds: float = 0.0
 
   def step_seconds(self) -> tuple[float, float]:
@@ -98,7 +99,7 @@ def devices_of(topology: str, slices: int = 1) -> list:
 
 
 def compile_step(
-  cfg: RunConfig, topology: str, slices: int = 1, quick: bool = False
+  cfg: RunConfig, topology: str, slices: int = 1, quick: bool = False, rounds: int = 1
 ) -> Compiled:
   """Compiles the training step of `cfg` for a topology.
 
@@ -108,6 +109,7 @@ def compile_step(
     slices: how many of them.
     quick: spend less effort on optimising. About half the time, with the same FLOPs,
       temporaries a tenth larger, and more traffic to HBM.
+    rounds: to count of dispatch "rounds", whose number depends on the data.
 
   Raises:
     ValueError: if the mesh or the batch does not fit the devices, in number, or the
@@ -152,7 +154,9 @@ def compile_step(
   memory = program.memory_analysis()
   arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
   fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-  costs = read_costs(text, chip.flops / chip.devices, chip.bandwidth / chip.devices)
+  costs = read_costs(
+    text, chip.flops / chip.devices, chip.bandwidth / chip.devices, rounds
+  )
   return Compiled(
     **about,
     fits=True,
@@ -165,6 +169,7 @@ def compile_step(
     collective_seconds=sum(collective_seconds(c, chip) for c in costs.collectives),
     collectives=costs.collectives,
     unknown_loops=costs.unknown_loops,
+    rounds=rounds,
     compile_seconds=seconds,
   )
 
@@ -196,13 +201,14 @@ def collective_seconds(collective: Collective, chip: Chip) -> float:
   """A lower bound of the time of all its runs: what leaves a device, over all links.
 
   Of the larger of input and output all but a device's own part moves, in an all-reduce
-  twice. How far apart the devices are is not counted.
+  twice; in a permutation all of it. How far apart the devices are is not counted.
   """
   parts = max(collective.group, 1)
   kind = collective.kind.removeprefix("slices ")
   rate = chip.ici if kind == collective.kind else chip.dcn
   passes = 2 if kind == "all-reduce" else 1
-  moved = collective.bytes * passes * (parts - 1) / parts
+  share = 1 if kind == "collective-permute" else (parts - 1) / parts
+  moved = collective.bytes * passes * share
   return moved / (rate / chip.devices)
 
 

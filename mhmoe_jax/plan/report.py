@@ -85,10 +85,10 @@ class StepPlan:
 
 
 def plan_step(
-  cfg: RunConfig, topology: str, slices: int = 1, quick: bool = False
+  cfg: RunConfig, topology: str, slices: int = 1, quick: bool = False, rounds: int = 1
 ) -> StepPlan:
   """Compiles a config's training step for a topology; see `compile_step`."""
-  compiled = compile_step(cfg, topology, slices, quick)
+  compiled = compile_step(cfg, topology, slices, quick, rounds)
   return StepPlan(cfg, accounting.count_flops(cfg), compiled)
 
 

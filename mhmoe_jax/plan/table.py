@@ -80,9 +80,10 @@ def describe_compiled(found: Compiled, model_flops: float, tokens: int) -> str:
       f"MFU at most {high:.1%} (communication hidden) or {low:.1%} (not)",
     ]
     if found.unknown_loops:
+      times = "one round" if found.rounds == 1 else f"{found.rounds} rounds"
       lines.append(
-        f"             {found.unknown_loops} loops run for a number of turns that "
-        "depends on the data, and count once"
+        f"             {found.unknown_loops} loops depend on how even the load is, and "
+        f"count as {times} (--rounds)"
       )
   lines.append(f"compiled in  {found.compile_seconds:.0f} s")
   if found.collectives:

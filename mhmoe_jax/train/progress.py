@@ -47,8 +47,13 @@ class ProgressLine:
     if self._first is None:
       self._first = self._last = (step, self._training_time())
 
-  def show(self, step: int, loss: float) -> float:
+  def show(self, step: int, loss: float, rounds: float = 1.0) -> float:
     """Prints the line.
+
+    Args:
+      step: that is over.
+      loss: of it.
+      rounds: in which choices were sent to their experts, mean over layers.
 
     Returns:
       Tokens per second since the line before, or since the first `tick`; NaN if no
@@ -62,6 +67,7 @@ class ProgressLine:
       step,
       self._total_steps,
       loss,
+      rounds=rounds,
       tokens_per_second=speed,
       gone=self._clock() - self._began,
       left=steps_left * self._tokens_per_step / self.tokens_per_second,
@@ -114,6 +120,7 @@ def progress_text(
   total_steps: int,
   loss: float,
   *,
+  rounds: float = 1.0,
   tokens_per_second: float,
   gone: float,
   left: float,
@@ -125,6 +132,8 @@ def progress_text(
     f"loss {loss:.3f}",
     f"ppl {_short(perplexity)}",
   ]
+  if rounds > 2:
+    parts.append(f"uneven load: {rounds:.1f} rounds")
   if math.isfinite(tokens_per_second):
     parts.append(f"{_short(tokens_per_second)} tok/s")
   parts.append(f"{format_duration(gone)} gone")

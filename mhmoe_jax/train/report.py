@@ -59,7 +59,10 @@ class Report:
     if step % self._cfg.train.log_every == 0 or last or not finite:
       row = flatten_metrics(jax.device_get(metrics), self._cfg.model.moe_blocks)
       row["learning_rate"] = float(self._learning_rate(step - 1))
-      row["tokens_per_second"] = self.progress.show(step, loss)
+      rounds = [x for name, x in row.items() if name.endswith("router/rounds")]
+      row["tokens_per_second"] = self.progress.show(
+        step, loss, max(rounds, default=1.0)
+      )
       self._writer.write(step, row)
     every = self._cfg.train.image_every
     if every and step % every == 0:

@@ -75,7 +75,7 @@ def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, A
 
 def _find_tokenizer(config: dict[str, Any], workdir: epath.PathLike) -> dict[str, Any]:
   """The config; a tokenizer inside the run is found where the run is now."""
-  data = config["data"] if "data" in config else {}
+  data = config.get("data", {})
   if "vocabulary" not in data:
     return config
   home, name = checkpoints_directory(workdir).parent / "tokenizer", data["vocabulary"]

@@ -152,6 +152,7 @@ def test_without_libtpu(monkeypatch):
     ("all-gather", 3 / 4),
     ("reduce-scatter", 3 / 4),
     ("all-to-all", 3 / 4),
+    ("collective-permute", 1),
     ("slices all-reduce", 2 * 3 / 4 * 10),
   ],
 )

@@ -29,6 +29,12 @@ def test_progress_text(step, loss, speed, gone, left, text):
   assert found == f"step {step:4}/1000  {text}"
 
 
+def test_uneven_load_is_told():
+  how = {"tokens_per_second": math.nan, "gone": 1, "left": math.nan}
+  assert "rounds" not in progress_text(1, 10, 0.0, rounds=2.0, **how)
+  assert "  uneven load: 2.1 rounds  " in progress_text(1, 10, 0.0, rounds=2.1, **how)
+
+
 class Clock:
   now = 1000.0
 
