@@ -123,7 +123,7 @@ class Reader:
     """What `mhmoe plan` calls: the config is whole."""
     raise _TrainedEnough
 
-  def _compile(self, cfg, topology, slices=1, quick=False):
+  def _compile(self, cfg, topology, slices=1, quick=False, rounds=1):
     """What `mhmoe plan --topology` calls: the topology has devices for the mesh."""
     devices = aot.devices_of(topology, slices)
     mesh = cfg.mesh
