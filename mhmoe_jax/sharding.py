@@ -122,16 +122,9 @@ def make_mesh(
       slices do not fit `replica`.
   """
   devices = jax.devices() if devices is None else devices
-  for name, size in zip(MESH_AXES, (replica, data, expert, model), strict=True):
-    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-      raise ValueError(
-        f"mesh sizes must be of type int, got {name}={size!r} "
-        f"of type {type(size).__name__}."
-      )
+  check_sizes(replica, data, expert, model)
   others = replica * expert * model
   sizes = f"replica={replica}, data={data}, expert={expert}, model={model}"
-  if min(replica, expert, model) < 1 or (data < 1 and data != -1):
-    raise ValueError(f"mesh sizes must be at least 1 (or data=-1), got {sizes}.")
   if data == -1:
     data = len(devices) // others
   count = others * data
@@ -163,6 +156,20 @@ def make_mesh(
     allow_split_physical_axes=True,
   )
   return Mesh(devices, MESH_AXES, axis_types=axis_types)
+
+
+def check_sizes(replica: int, data: int, expert: int, model: int) -> None:
+  """Raises ValueError unless a mesh on enough devices can have these sizes."""
+  sizes = dict(zip(MESH_AXES, (replica, data, expert, model), strict=True))
+  for name, size in sizes.items():
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+      raise ValueError(
+        f"mesh sizes must be of type int, got {name}={size!r} "
+        f"of type {type(size).__name__}."
+      )
+  if min(replica, expert, model) < 1 or (data < 1 and data != -1):
+    got = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    raise ValueError(f"mesh sizes must be at least 1 (or data=-1), got {got}.")
 
 
 def copies(mesh: Mesh) -> NamedSharding:

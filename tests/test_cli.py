@@ -239,6 +239,12 @@ def test_unwritable_workdir(tmp_path, capsys):
     (["eval"], "eval needs --workdir"),
     (["harness"], "harness needs --workdir"),
     (["sample", "--workdir=x", "--top_p=2"], "top_p"),
+    (
+      ["plan", "--config=configs/tiny.py", "--mesh=data=0"],
+      "mesh sizes must be at least 1 (or data=-1), got replica=1, data=0, ",
+    ),
+    (["plan", "--config=configs/tiny.py", "--mesh=expert=-2"], "data=-1, expert=-2, "),
+    (["plan", "--config=configs/tiny.py", "--config.mesh.model=0"], "model=0."),
     (["train", "config", "--config=configs/tiny.py", "--workdir=x"], "'config'"),
     (["sample", "--wrokdir=x"], "wrokdir"),
   ],

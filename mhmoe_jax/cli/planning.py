@@ -24,6 +24,7 @@ def plan(argv: list[str]) -> None:
 
   import jax
 
+  from mhmoe_jax import sharding
   from mhmoe_jax.plan import report, sweep
   from mhmoe_jax.train.config import resolve
 
@@ -34,6 +35,8 @@ def plan(argv: list[str]) -> None:
   config.mesh.replica = max(config.mesh.replica, values.slices)
   config.mesh.update(report.parse_mesh(values.mesh or ""))
   cfg, topology = resolve(config), values.topology
+  mesh = cfg.mesh  # Without a topology there is none to be made.
+  sharding.check_sizes(mesh.replica, mesh.data, mesh.expert, mesh.model)
   if topology is None:
     if values.slices > 1 or values.sweep:
       raise ValueError("--slices and --sweep need a --topology, got none.")
