@@ -190,6 +190,8 @@ def evaluate(argv: list[str]) -> None:
   parsing.parse(values, "eval", argv)
   config = values.config
   if values.text is not None:
+    if not values.text.strip():
+      raise ValueError(f"--text must name files, got {values.text!r}.")
     if config.task != "language":
       raise ValueError(f"--text needs a run of task language, got {config.task}.")
     config.data.source, config.data.mixture = kind_of(values.text), ConfigDict()
@@ -208,5 +210,10 @@ def evaluate(argv: list[str]) -> None:
     f"bits per byte  {result.bits_per_byte:.4f}\n"
     f"text           {result.num_tokens:,} tokens, {result.num_bytes:,} bytes"
   )
+  if result.bits_per_byte > 8:
+    print(
+      "more than 8 bits per byte are worse than a guess at every byte: the model has "
+      "learned nothing of text of this kind"
+    )
   for name, part in result.members.items():
     print(f"{name:14} {part.bits_per_byte:.4f} bits per byte, {part.loss:.4f} nats")

@@ -84,7 +84,7 @@ def _tensorflow_errors() -> tuple[type[Exception], ...]:
 
 def kind_of(path: str) -> str:
   """Returns the source that reads a file: "jsonl" if it ends so, else "text"."""
-  return "jsonl" if path.endswith(".jsonl") else "text"
+  return "jsonl" if path.lower().endswith(".jsonl") else "text"
 
 
 def find_files(patterns: str) -> list[str]:

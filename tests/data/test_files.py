@@ -154,3 +154,8 @@ def test_checks_that_a_file_can_be_written(tmp_path, refuses):
   path = _write(tmp_path / "a", b"")
   with pytest.raises(ValueError, match=rf"^cannot write {path}/b: .*ot a directory"):
     files.check_writable(f"{path}/b")
+
+
+def test_an_ending_in_capitals():
+  kinds = [files.kind_of(path) for path in ("a.JSONL", "gs://a/*.Jsonl", "jsonl.TXT")]
+  assert kinds == ["jsonl", "jsonl", "text"]
