@@ -99,8 +99,8 @@ def write_trace(
     on_batch: called with the tokens and the bytes traced so far.
 
   Raises:
-    ValueError: the vocabulary loses some of the text, so that nobody can say which
-      bytes a token stands for.
+    ValueError: the text is empty, or the vocabulary loses some of it, so that nobody
+      can say which bytes a token stands for.
   """
   vocabulary = vocabularies.make_vocabulary(cfg.data.vocabulary)
   token_bytes_V = vocabularies.count_token_bytes(vocabulary)
@@ -139,6 +139,11 @@ def write_trace(
       for number in [n for n in held if n < tokens.document_T[-1]]:
         del held[number]
       on_batch(num_tokens, num_bytes)
+    if not num_tokens:
+      raise ValueError(
+        f"a traced text must have at least one token, got none in "
+        f"{', '.join(meta.data_files)}."
+      )
 
 
 def make_trace_step(config: TransformerConfig) -> Callable:

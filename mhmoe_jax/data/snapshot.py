@@ -12,6 +12,7 @@ import os
 import tempfile
 import zipfile
 
+from mhmoe_jax.data.files import writing
 from mhmoe_jax.data.quiet import tf
 
 _PIPELINE = "pipeline.json"
@@ -31,6 +32,7 @@ def save_iterator(iterator, pipeline: Mapping[str, str | int]) -> bytes:
   """
   state = io.BytesIO()
   with (
+    writing(tempfile.gettempdir()),
     tempfile.TemporaryDirectory() as directory,
     zipfile.ZipFile(state, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
   ):
@@ -78,7 +80,8 @@ def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) 
         + (f", and {more} more" if more > 0 else "")
         + "."
       )
-    archive.extractall(directory)
+    with writing(directory):
+      archive.extractall(directory)
     checkpoint = tf.train.Checkpoint(iterator=iterator)
     checkpoint.read(f"{directory}/iterator").assert_consumed()
   return _UNKNOWN if is_unknown else ""

@@ -53,6 +53,13 @@ def test_spans_are_the_text(tmp_path):
   assert list(made.text_T[43:45]) == ["<0xC3>", "<0xBC>"]
 
 
+def test_no_text_is_no_trace(tmp_path):
+  """As of a file that is a byte order mark."""
+  with pytest.raises(ValueError, match=r"at least one token, got none in a\.txt\.$"):
+    trace(tmp_path, [])
+  assert not (tmp_path / "trace").exists()
+
+
 @pytest.mark.parametrize(
   "moe",
   [{}, {"ffn": "smoe"}, {"router": "cosine"}, {"dispatch": "capacity"}],

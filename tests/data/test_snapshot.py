@@ -1,5 +1,10 @@
 """Snapshots: the same place again, and only in the same pipeline."""
 
+import resource
+import tempfile
+
+import pytest
+
 from mhmoe_jax.data.quiet import tf
 from mhmoe_jax.data.snapshot import restore_iterator, save_iterator
 
@@ -56,3 +61,15 @@ def test_a_state_without_files(refuses):
 def test_other_bytes(refuses):
   with refuses("The state of a feed must be what save returned, got 4 other bytes."):
     restore_iterator(_iterate(), {}, b"junk")
+
+
+def test_a_full_temporary_folder_is_named():
+  """A limit on the size of files stands in for a disk that has no place left."""
+  iterator, before = _iterate(), resource.getrlimit(resource.RLIMIT_FSIZE)
+  next(iterator)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+  try:
+    with pytest.raises(ValueError, match=f"^cannot write {tempfile.gettempdir()}: "):
+      save_iterator(iterator, {"name": "a"})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
