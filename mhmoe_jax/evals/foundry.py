@@ -10,17 +10,20 @@ import itertools
 import re
 
 
+def is_foundrys(task: str, record: dict) -> bool:
+  """Whether it is llm-foundry's record, of a task that llm-foundry has.
+
+  Tasks elsewhere have fields of these names in records of their own.
+  """
+  return task in _CONVERT and bool({"gold", "continuation"} & record.keys())
+
+
 def to_hub(task: str, record: dict) -> dict:
   """One record of a task in the fields that the harness's prompt wants.
 
   Raises:
-    ValueError: it is not as llm-foundry has it, or llm-foundry has no such task.
+    ValueError: it is not as llm-foundry has it.
   """
-  if task not in _CONVERT:
-    raise ValueError(
-      f"task {task} must have the fields of its data set on the hub; records with "
-      f"'gold' or 'continuation' are read for {', '.join(_CONVERT)} only."
-    )
   try:
     return _CONVERT[task](record)
   except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:

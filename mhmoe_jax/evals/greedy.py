@@ -99,7 +99,7 @@ class Generator:
       is_done: of a prompt's number and the tokens added to it: whether that is enough.
       on_batch: called with the prompts continued so far, and their share.
     """
-    if params is None:
+    if params is None or not prompts:
       return [[] for _ in prompts]
     multiple = math.prod(self._mesh.shape[axis] for axis in sharding.BATCH_AXES)
     most = max(_DEVICE_PLACES // self._places, 1)

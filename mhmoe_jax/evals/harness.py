@@ -15,6 +15,7 @@ from typing import Any
 import datasets
 from etils import epath
 import lm_eval
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.utils import handle_non_serializable, make_table
 
@@ -53,13 +54,14 @@ class Suite:
     num_fewshot: int | None = None,
   ):
     self._limit = limit
-    self._loaded = task_index.load(names, data)
-    for task in self._loaded["tasks"].values():
+    self._loaded = task_index.load(names, data, limit)
+    for name, task in self._loaded["tasks"].items():
       # As lm_eval.simple_evaluate does: tasks whose prompt has its examples keep to 0.
       if num_fewshot is not None and task.get_config("num_fewshot") != 0:
         task.set_config("num_fewshot", num_fewshot)
       elif task.get_config("num_fewshot") is None:
         task.set_config("num_fewshot", 0)
+      _check_examples(name, task)
       task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
   def run(self, lm: RunLM) -> dict[str, Any]:
@@ -82,6 +84,19 @@ class Suite:
         results["higher_is_better"].setdefault(name, {})["average"] = True
         results.setdefault("groups", {})[name] = results["results"][name]
     return results
+
+
+def _check_examples(name: str, task: ConfigurableTask) -> None:
+  shots = task.get_config("num_fewshot")
+  if not shots:
+    return
+  own = task.fewshot_cfg.split == task.config.test_split  # A record's are the others.
+  others = len(task.sampler.df) - own
+  if shots > others:
+    raise ValueError(
+      f"num_fewshot must be at most the records that can be examples, got num_fewshot="
+      f"{shots}, {others} of them in task {name}."
+    )
 
 
 def _average(numbers: dict[str, list[str]], results: dict[str, dict]) -> float:

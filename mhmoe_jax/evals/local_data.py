@@ -7,9 +7,11 @@ files have prompts in them, which are taken apart again, and XNLI's dev sets by
 language, dev.LANGUAGE.tsv. Files may be packed with xz or gzip.
 """
 
+from collections.abc import Iterator
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import zlib
@@ -17,6 +19,7 @@ import zlib
 import datasets
 from etils import epath
 
+from mhmoe_jax.data.files import reading
 from mhmoe_jax.evals import foundry
 
 _UNPACK = {"": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
@@ -32,31 +35,22 @@ def read(task: str, directory: str, split: str) -> datasets.DatasetDict:
     ValueError: there is no file for it, or one that cannot be read.
   """
   path = find(task, directory)
-  reader = _read_tsv if ".tsv" in path.suffixes else _read_jsonl
-  unpack = _UNPACK.get(path.suffix, bytes)
-  try:
-    text = unpack(path.read_bytes()).decode("utf-8-sig")
-    records = list(reader(io.StringIO(text, newline="")))
-  except (
-    OSError,
-    EOFError,
-    ValueError,
-    csv.Error,
-    lzma.LZMAError,
-    zlib.error,
-  ) as error:
-    raise ValueError(f"cannot read {path}: {error}") from None
-  if not records:
+  numbered = list(_read(path))
+  if not numbered:
     raise ValueError(f"a task's file must have records, got none in {path}.")
-  if "gold" in records[0] or "continuation" in records[0]:
-    records = [foundry.to_hub(task, record) for record in records]
-  for number, record in enumerate(records, 1):
-    if record.keys() != records[0].keys():
+  (_, first), records = numbered[0], []
+  for line, record in numbered:
+    if record.keys() != first.keys():
       raise ValueError(
-        f"all records of {path} must have the same fields, got "
-        f"{', '.join(records[0])} in the first and {', '.join(record)} in number "
-        f"{number}."
+        f"all records of {path} must have the same fields, got {', '.join(first)} in "
+        f"the first and {', '.join(record)} in line {line}."
       )
+    if foundry.is_foundrys(task, record):
+      try:
+        record = foundry.to_hub(task, record)
+      except ValueError as error:
+        raise ValueError(f"cannot read line {line} of {path}: {error}") from None
+    records.append(record)
   try:
     return datasets.DatasetDict({split: datasets.Dataset.from_list(records)})
   except (TypeError, ValueError) as error:
@@ -82,6 +76,31 @@ def find(task: str, directory: str) -> epath.Path:
   )
 
 
+def find_line(task: str, directory: str, number: int) -> int:
+  """The line of a task's file that record `number`, from 0, stands in."""
+  return next(itertools.islice(_read(find(task, directory)), number, None))[0]
+
+
+def _read(path: epath.Path) -> Iterator[tuple[int, dict]]:
+  """Yields the records of a file, each with the number of its line."""
+  reader = _read_tsv if ".tsv" in path.suffixes else _read_jsonl
+  unpack = _UNPACK.get(path.suffix, bytes)
+  with reading(str(path)):
+    data = path.read_bytes()
+  try:
+    text = unpack(data).decode("utf-8-sig")
+    yield from reader(io.StringIO(text, newline=""))
+  except (
+    OSError,  # which gzip raises
+    EOFError,
+    ValueError,
+    csv.Error,
+    lzma.LZMAError,
+    zlib.error,
+  ) as error:
+    raise ValueError(f"cannot read {path}: {error}") from None
+
+
 def _read_jsonl(file):
   for number, line in enumerate(file, 1):
     if not line.strip():
@@ -92,19 +111,21 @@ def _read_jsonl(file):
       raise ValueError(f"line {number} is not JSON: {error}") from None
     if not isinstance(record, dict):
       raise ValueError(f"line {number} must be a JSON object, got {record!r}.")
-    yield record
+    yield number, record
 
 
 def _read_tsv(file):
   """XNLI as XTREME cuts it up: a header, no quoting, labels in words."""
-  for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+  rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+  for row in rows:
     if row.get("label") not in _XNLI_LABELS or None in (
       row.get("premise"),
       row.get("hypothesis"),
     ):
       raise ValueError(
         f"rows must have premise, hypothesis and a label of {', '.join(_XNLI_LABELS)}, "
-        f"got {row}."
+        f"got {row} in line {rows.line_num}."
       )
     label = _XNLI_LABELS.index(row["label"])
-    yield {"premise": row["premise"], "hypothesis": row["hypothesis"], "label": label}
+    record = {"premise": row["premise"], "hypothesis": row["hypothesis"]}
+    yield rows.line_num, record | {"label": label}

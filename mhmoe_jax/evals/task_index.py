@@ -9,10 +9,13 @@ from collections.abc import Iterator
 import contextlib
 import difflib
 import functools
+import itertools
 import pathlib
 
 import jinja2
 import lm_eval
+from lm_eval import utils
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Entry, Kind
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -22,14 +25,25 @@ from mhmoe_jax.evals import local_data
 
 _GROUPS = pathlib.Path(__file__).parent / "groups"
 _SPLIT = "test"  # what a local file is called
+_MISTAKES = (
+  AttributeError,
+  LookupError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+  jinja2.TemplateError,
+)
+# The harness compiles the template of a prompt for every record, each time anew.
+utils.env.from_string = functools.cache(utils.env.from_string)
 
 
-def load(names: list[str], data: str | None) -> TaskDict:
+def load(names: list[str], data: str | None, limit: int | None = None) -> TaskDict:
   """Tasks and groups, ready to be asked for requests.
 
   Args:
     names: of tasks, groups and tags of the harness, or of ours; may have * in them.
     data: folder of local files (local_data.py); None: the Hugging Face hub.
+    limit: records of each task that will be asked for; None: all.
 
   Raises:
     ValueError: an unknown task, or data that is not there or not of the task.
@@ -42,7 +56,7 @@ def load(names: list[str], data: str | None) -> TaskDict:
     local = {entry.name: _read_locally(entry, data) for entry in entries}
   with _in_place(manager, local):
     for name in local:
-      _check(name, manager, data)
+      _check(name, manager, data, limit)
     try:
       return manager.load(names)
     except ConnectionError as error:
@@ -80,7 +94,13 @@ def _leaves(names: list[str], manager: TaskManager) -> list[str]:
     if entry.kind == Kind.TAG:
       tasks += sorted(entry.tags)
     elif entry.kind == Kind.GROUP:
-      tasks += _leaves(_members(entry.cfg["task"]), manager)
+      members = _members(entry.cfg["task"])
+      if not manager.task_index.keys() >= {*members}:
+        raise ValueError(
+          "--data is for tasks with a name of their own, got the group "
+          f"{name}, which makes some inside itself."
+        )
+      tasks += _leaves(members, manager)
     else:
       tasks.append(name)
   return tasks
@@ -95,7 +115,7 @@ def _members(listed: list[str | dict]) -> list[str]:
     elif isinstance(member.get("task"), list):
       names += _members(member["task"])
     else:
-      names.append(member.get("task") or member["group"])
+      names.append(member.get("task") or member.get("group") or "")
   return names
 
 
@@ -104,7 +124,9 @@ def _read_locally(entry: Entry, directory: str) -> Entry:
   if entry.kind != Kind.TASK:
     raise ValueError(f"task {entry.name} reads its data itself, not from --data.")
   dataset = local_data.read(entry.name, directory, _SPLIT)
-  config = load_yaml(entry.yaml_path) | {
+  own = load_yaml(entry.yaml_path)
+  has_examples = "samples" in (own.get("fewshot_config") or {})
+  config = own | {
     "custom_dataset": lambda **_: dataset,
     "dataset_kwargs": None,
     # All there is. Where examples are wanted, too, they are from here; that the splits
@@ -112,7 +134,7 @@ def _read_locally(entry: Entry, directory: str) -> Entry:
     "training_split": None,
     "validation_split": None,
     "test_split": _SPLIT,
-    "fewshot_split": _SPLIT,
+    "fewshot_split": None if has_examples else _SPLIT,
   }
   return Entry(entry.name, Kind.TASK, yaml_path=None, cfg=config, tags=entry.tags)
 
@@ -128,14 +150,39 @@ def _in_place(manager: TaskManager, entries: dict[str, Entry]) -> Iterator[None]
     manager.task_index.update(before)
 
 
-def _check(name: str, manager: TaskManager, directory: str) -> None:
-  """Lets the harness make a prompt of the first record of a local file."""
+def _check(name: str, manager: TaskManager, directory: str, limit: int | None) -> None:
+  """Lets the harness make a prompt of each record of a local file."""
+  config, path = manager.task_index[name].cfg, local_data.find(name, directory)
+  records = config["custom_dataset"]()[_SPLIT]
   try:
-    manager.load(name)
-  except (KeyError, IndexError, TypeError, ValueError, jinja2.TemplateError) as error:
-    config = manager.task_index[name].cfg
-    fields = ", ".join(config["custom_dataset"]()[_SPLIT].column_names)
+    task = manager.load(name)["tasks"][name]
+  except _MISTAKES as error:
     raise ValueError(
-      f"the records of {local_data.find(name, directory)} must be as those of "
-      f"{config['dataset_path']} on the hub, got the fields {fields}."
+      f"the records of {path} must be as those of {config['dataset_path']} on the hub, "
+      f"got the fields {', '.join(records.column_names)}."
     ) from error
+  for number, record in enumerate(itertools.islice(task.eval_docs, limit)):
+    try:
+      _check_record(task, record)
+    except _MISTAKES as error:
+      where = "a line"
+      if len(task.eval_docs) == len(records):  # Some tasks pass over records.
+        where = f"line {local_data.find_line(name, directory, number)}"
+      raise ValueError(
+        f"task {name} must be able to ask every record, got {where} of {path} "
+        f"({type(error).__name__}: {error})."
+      ) from error
+
+
+def _check_record(task: ConfigurableTask, record: dict) -> None:
+  """Makes a prompt; ValueError if the right choice is none of the choices."""
+  text, right = task.doc_to_text(record), task.doc_to_target(record)
+  if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results):
+    return
+  choices = task.doc_to_choice(record)
+  right = text if task.multiple_input else right
+  for one in right if isinstance(right, list) else [right]:
+    # As the harness counts them, which takes any other for a wrong answer.
+    is_number = isinstance(one, int) and 0 <= one < len(choices)
+    if not is_number and one not in choices:
+      raise ValueError(f"its answer must be one of {len(choices)}, got {one!r}")

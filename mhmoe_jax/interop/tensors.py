@@ -13,6 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mhmoe_jax.data.files import reading
+
 _FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _DTYPES = ("F32", "F16", "BF16", "F64")
@@ -21,8 +23,10 @@ _DTYPES = ("F32", "F16", "BF16", "F64")
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """A JSON object; ValueError if there is none."""
   try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    with reading(str(path)):
+      text = path.read_text()
+    found = json.loads(text)
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise ValueError(f"cannot read {path}: {error}.") from error
   if not isinstance(found, dict):
     raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}.")

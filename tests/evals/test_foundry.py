@@ -31,7 +31,6 @@ def test_what_may_fill_a_gap():
 @pytest.mark.parametrize(
   ("task", "record", "message"),
   [
-    ("rte", {"gold": 1}, "task rte must have the fields of its data set on the hub"),
     ("piqa", {"query": "a", "gold": 1}, "task piqa needs records as llm-foundry has"),
     ("arc_easy", {"query": "a", "choices": ["b"], "gold": 1}, "IndexError"),
     ("piqa", {"query": "a", "choices": ["b"], "gold": 1}, "ValueError"),

@@ -199,6 +199,65 @@ def test_what_is_wrong_is_said(hub, tmp_path):
     harness.Suite(["squadv2"], hub)
 
 
+PIQA, ARC = HUB["piqa"][0], HUB["arc_easy"][0]
+
+
+@pytest.mark.parametrize(
+  ("task", "record", "wrong", "reason"),
+  [
+    ("piqa", PIQA, {"label": -1}, "ValueError: its answer must be one of 2, got -1"),
+    ("piqa", PIQA, {"label": 2}, "ValueError: its answer must be one of 2, got 2"),
+    (
+      "piqa",
+      PIQA,
+      {"label": None},
+      "ValueError: its answer must be one of 2, got None",
+    ),
+    ("arc_easy", ARC, {"answerKey": ""}, "ValueError: '' is not in list"),
+    (
+      "winogrande",
+      HUB["winogrande"][0],
+      {"sentence": "no gap"},
+      "ValueError: substring not found",
+    ),
+  ],
+)
+def test_a_record_without_an_answer(tmp_path, task, record, wrong, reason):
+  """As of a test split whose labels are kept secret; blank lines are lines."""
+  lines = [json.dumps(record), "", json.dumps(record | wrong)]
+  path = tmp_path / f"{task}.jsonl"
+  path.write_text("\n".join(lines))
+  with pytest.raises(ValueError) as error:
+    harness.Suite([task], str(tmp_path))
+  assert str(error.value) == (
+    f"task {task} must be able to ask every record, got line 3 of {path} ({reason})."
+  )
+  harness.Suite([task], str(tmp_path), limit=1)
+
+
+def test_more_examples_than_records(hub, tmp_path):
+  rule = "num_fewshot must be at most the records that can be examples, got num_fewshot"
+  with pytest.raises(ValueError, match=f"^{rule}=2, 1 of them in task arc_challenge.$"):
+    harness.Suite(["arc_challenge"], hub, num_fewshot=2)
+  harness.Suite(["arc_challenge"], hub, num_fewshot=1)
+  sums = write(tmp_path, {"gsm8k": [{"question": "1 + 1?", "answer": "#### 2"}]})
+  with pytest.raises(ValueError, match=f"^{rule}=5, 0 of them in task gsm8k.$"):
+    harness.Suite(["gsm8k"], sums)  # which has five by itself
+
+
+def test_examples_that_a_task_brings_itself(tmp_path):
+  sums = {"question": "1 + 1?", "answer": "#### 2"}
+  suite = harness.Suite(["gsm8k_cot"], write(tmp_path, {"gsm8k_cot": [sums]}))
+  prompt = suite._loaded["tasks"]["gsm8k_cot"].fewshot_context(sums, 8)
+  assert prompt.startswith("Q: There are 15 trees in the grove.")
+
+
+@pytest.mark.parametrize("group", ["flan_held_in", "t0_eval"])
+def test_a_group_of_tasks_without_names(hub, group):
+  with pytest.raises(ValueError, match=f"name of their own, got the group {group}, wh"):
+    harness.Suite([group], hub)
+
+
 def test_patterns_and_no_data_left_behind(hub):
   results, _ = run(["arc_eas?"], hub)
   assert list(results["results"]) == ["arc_easy"]

@@ -1,6 +1,7 @@
 """Local files, as the hub, llm-foundry and XTREME write them, and what is wrong."""
 
 import gzip
+import json
 import lzma
 import re
 
@@ -55,13 +56,12 @@ def test_the_first_name_is_the_tasks(tmp_path):
     (
       (LINE + '{"premise": "a", "label": 1}\n').encode(),
       "the same fields, got premise, hypothesis, label in the first and premise, label "
-      "in number 2",
+      "in line 2",
     ),
     (
       (LINE + LINE.replace("1", '"one"')).encode(),
       "a field must have values of one kind .*one",
     ),
-    (b'{"query": "a", "choices": ["b"], "gold": 0}', "are read for arc_challenge, "),
   ],
 )
 def test_bad_files(tmp_path, content, message):
@@ -69,6 +69,22 @@ def test_bad_files(tmp_path, content, message):
   with pytest.raises(ValueError, match=message) as error:
     read(tmp_path)
   assert "xnli_en" in str(error.value)
+
+
+def test_a_later_record_of_llm_foundry(tmp_path):
+  good, bad = (json.dumps(FOUNDRY["piqa"][0] | {"choices": x}) for x in ("ab", "a"))
+  path = tmp_path / "piqa.jsonl"
+  path.write_text(f"{good}\n\n{bad}\n")
+  message = f"cannot read line 3 of {path}: task piqa needs records as llm-foundry"
+  with pytest.raises(ValueError, match=message):
+    read(tmp_path, "piqa")
+
+
+@pytest.mark.parametrize("field", ["gold", "continuation"])
+def test_fields_of_other_tasks_are_their_own(tmp_path, field):
+  """llm-foundry's names mean its records only where it has the task."""
+  records = [{"prompt": "a", field: "b"}]
+  assert read(write(tmp_path, {"humaneval": records}), "humaneval") == records
 
 
 def test_bad_packing(tmp_path):
@@ -80,7 +96,7 @@ def test_bad_packing(tmp_path):
 def test_bad_rows(tmp_path):
   path = tmp_path / "dev.en.tsv"
   path.write_text("genre\tlabel\tpremise\thypothesis\nx\tperhaps\ta\tb\n")
-  with pytest.raises(ValueError, match=r"a label of entailment, neutral, .*'perhaps'"):
+  with pytest.raises(ValueError, match=r"a label of entailment, .*'perhaps'.* line 2"):
     read(tmp_path)
   path.write_text("genre\tlabel\tpremise\thypothesis\nx\tneutral\ta\n")
   with pytest.raises(ValueError, match="rows must have premise, hypothesis and a"):
