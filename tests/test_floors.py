@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -117,6 +118,19 @@ def test_imports_point_down(path):
 def test_the_checks_see_something():
   assert len(SOURCES) > 30
   assert "tensorflow" in set(imports_of(PACKAGE / "data" / "quiet.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_only_the_command_line_knows_how_it_was_called(path):
+  """A command in a message must run as it stands: `mhmoe` may not be on the path."""
+  if is_in(name_of(path), ("cli",)):
+    return
+  tree = ast.parse(path.read_text())
+  docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      bare = re.search(r"`mhmoe |(?<!-m )\bpip install", node.value)
+      assert not bare or id(node) in docs, node.value
 
 
 def test_the_public_door_is_complete():

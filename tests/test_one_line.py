@@ -119,7 +119,7 @@ def _commands(folder):
   train(
     "not prepared",
     good,
-    "prepared must be a folder that `mhmoe prepare` has finished, got "
+    "prepared must be a folder that the verb prepare has finished, got "
     f"prepared='{folder}'.",
     f"--config.data.prepared={folder}",
   )

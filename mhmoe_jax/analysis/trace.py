@@ -120,7 +120,9 @@ def load_meta(path: str | os.PathLike) -> TraceMeta:
     with open(os.path.join(path, "meta.json"), encoding="utf-8") as file:
       fields = json.load(file)
   except (FileNotFoundError, NotADirectoryError):
-    raise ValueError(f"no trace at {path}; `mhmoe routing trace` writes one.") from None
+    raise ValueError(
+      f"no trace at {path}; the verb routing trace writes one."
+    ) from None
   if fields["format_version"] != FORMAT_VERSION:
     raise ValueError(
       f"a trace must be of format {FORMAT_VERSION}, got format "

@@ -95,7 +95,7 @@ def load(directory: str) -> Saved:
   if not exists(directory):
     raise ValueError(
       f"a visual vocabulary must be a folder with {_FACTS} and {_ARRAYS}, as "
-      f"`mhmoe image-tokenizer` writes it, got {directory}."
+      f"the verb image-tokenizer writes it, got {directory}."
     )
   try:
     content, text = (folder / _ARRAYS).read_bytes(), (folder / _FACTS).read_text()

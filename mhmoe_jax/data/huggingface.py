@@ -8,6 +8,8 @@ where a family has no token of its own for it, as OLMoE.
 
 import hashlib
 import json
+import shlex
+import sys
 from typing import Any
 
 from etils import epath
@@ -140,7 +142,8 @@ class HuggingFaceTokenizer(Vocabulary):
       import tokenizers
     except ImportError as error:
       raise ValueError(
-        f"{path} needs the package tokenizers (pip install tokenizers), got none."
+        f"{path} needs the package tokenizers, got none: {shlex.quote(sys.executable)} "
+        "-m pip install tokenizers"
       ) from error
     definition = path.read_text()
     try:

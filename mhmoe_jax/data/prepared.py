@@ -80,7 +80,7 @@ def load_json(folder: str, name: str):
       return json.loads(file.read())
     except ValueError as error:
       raise ValueError(
-        f"{path} must be as `mhmoe prepare` wrote it, got no JSON: {error}."
+        f"{path} must be as the verb prepare wrote it, got no JSON: {error}."
       ) from None
 
 
@@ -101,7 +101,7 @@ def _load_finished(folder: str) -> dict[str, dict]:
     is_finished = tf.io.gfile.exists(os.path.join(folder, COMPLETED))
   if not is_finished:
     raise ValueError(
-      "prepared must be a folder that `mhmoe prepare` has finished, got "
+      "prepared must be a folder that the verb prepare has finished, got "
       f"prepared={folder!r}."
     )
   return load_manifest(folder)
@@ -116,7 +116,7 @@ def load_manifest(folder: str) -> dict[str, dict]:
   manifest = load_json(folder, MANIFEST)
   if not isinstance(manifest, dict) or {*manifest} != {"text", "form"}:
     raise ValueError(
-      f"{os.path.join(folder, MANIFEST)} must be as `mhmoe prepare` wrote it, got no "
+      f"{os.path.join(folder, MANIFEST)} must be as the verb prepare wrote it, got no "
       "text and form."
     )
   return manifest
@@ -200,7 +200,7 @@ class PreparedSource(seqio.DataSource):
     for path, made, size in zip(paths, spans, file_sizes(paths), strict=True):
       if sum(made) != size:
         raise ValueError(
-          f"A shard must be as `mhmoe prepare` wrote it, got {size} bytes, not "
+          f"A shard must be as the verb prepare wrote it, got {size} bytes, not "
           f"{sum(made)}, in {path}."
         )
     return [*zip(paths, spans, strict=True)]
@@ -218,7 +218,7 @@ def _read_records(path: str, start: int, end: int) -> Iterator[bytes]:
     offset += size + FRAME_BYTES
     if not size or offset > len(data):
       raise ValueError(
-        f"A shard must be as `mhmoe prepare` wrote it, got another record before byte "
+        f"A shard must be as the verb prepare wrote it, got another record before byte "
         f"{start + min(offset, len(data))} of {path}."
       )
     yield record

@@ -32,7 +32,7 @@ _OF_FILES = (
   tf.errors.PermissionDeniedError,
   tf.errors.UnavailableError,
 )
-_DAMAGED = "prepared text must be as `mhmoe prepare` wrote it, got a damaged record."
+_DAMAGED = "prepared text must be as the verb prepare wrote it, got a damaged record."
 
 
 def make_source(cfg: DataConfig) -> seqio.DataSource:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 import importlib.util
 import os
+import shlex
+import sys
 import types
 import urllib.error
 import urllib.request
@@ -29,7 +31,8 @@ def load_harness(data: str | None) -> types.ModuleType:
   """
   if importlib.util.find_spec("lm_eval") is None:
     raise ValueError(
-      "the harness needs lm-eval, got no such package; pip install 'mhmoe_jax[eval]'."
+      f"the harness needs lm-eval, got no such package: {shlex.quote(sys.executable)} "
+      "-m pip install 'mhmoe_jax[eval]'"
     )
   if data is not None or not _reaches_hub():
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"

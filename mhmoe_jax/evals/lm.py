@@ -139,7 +139,7 @@ class RunLM(TemplateLM):
       if not 0 < room < self.max_length:
         raise ValueError(
           "max_gen_toks must be at least 1 and less than the model's context "
-          "(`mhmoe harness --max_length` widens it), got "
+          "(--max_length of the verb harness widens it), got "
           f"max_gen_toks={limits[-1]} and a context of {self.max_length}."
         )
       tokens = self.tok_encode(context)

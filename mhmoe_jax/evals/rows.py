@@ -50,7 +50,7 @@ def fit(request: Request, max_length: int) -> Request:
   if not 0 < length <= max_length:
     raise ValueError(
       f"a continuation must have from 1 to {max_length} tokens, the model's context "
-      f"(`mhmoe harness --max_length` widens it), got {length}."
+      f"(--max_length of the verb harness widens it), got {length}."
     )
   context = request.context[max(request.length - max_length, 0) :]
   return Request(context, request.continuation)

@@ -146,7 +146,7 @@ def test_a_state_of_the_text_is_another(text_cfg, tmp_path):
 def test_refuses_what_is_not_of_the_config(text_cfg, pieces_cfg, tmp_path, refuses):
   folder = tmp_path / "ready"
   with refuses(
-    f"prepared must be a folder that `mhmoe prepare` has finished, got "
+    f"prepared must be a folder that the verb prepare has finished, got "
     f"prepared='{folder}'."
   ):
     PreparedSource(dataclasses.replace(text_cfg, prepared=str(folder)))
@@ -173,7 +173,7 @@ def test_missing_and_broken_shards(jsonl_cfg, tmp_path, refuses):
   data = path.read_bytes()
   path.write_bytes(data[:-7])
   with refuses(
-    f"A shard must be as `mhmoe prepare` wrote it, got {len(data) - 7} bytes, not "
+    f"A shard must be as the verb prepare wrote it, got {len(data) - 7} bytes, not "
     f"{len(data)}, in {path}."
   ):
     make_train_feed(ready, 8)
@@ -192,10 +192,18 @@ def test_missing_and_broken_shards(jsonl_cfg, tmp_path, refuses):
   ("name", "data", "problem"),
   [
     ("prepared.json", None, "cannot read {}/prepared.json: No such file or directory."),
-    ("prepared.json", b"", "must be as `mhmoe prepare` wrote it, got no JSON: "),
-    ("prepared.json", b"[]", "must be as `mhmoe prepare` wrote it, got no text and"),
-    ("spans.train.json", b"[[1,", "must be as `mhmoe prepare` wrote it, got no JSON: "),
-    ("COMPLETED", None, "prepared must be a folder that `mhmoe prepare` has finished,"),
+    ("prepared.json", b"", "must be as the verb prepare wrote it, got no JSON: "),
+    ("prepared.json", b"[]", "must be as the verb prepare wrote it, got no text and"),
+    (
+      "spans.train.json",
+      b"[[1,",
+      "must be as the verb prepare wrote it, got no JSON: ",
+    ),
+    (
+      "COMPLETED",
+      None,
+      "prepared must be a folder that the verb prepare has finished,",
+    ),
   ],
 )
 def test_damaged_notes(jsonl_cfg, tmp_path, name, data, problem):
@@ -216,7 +224,7 @@ def test_a_damaged_record_is_one_line(jsonl_cfg, tmp_path, refuses):
   data[12] ^= 0xFF  # the first byte behind a record's length and its checksum
   path.write_bytes(data)
   with refuses(
-    "prepared text must be as `mhmoe prepare` wrote it, got a damaged record."
+    "prepared text must be as the verb prepare wrote it, got a damaged record."
   ):
     take(make_train_feed(ready, 8), 9)
 

@@ -59,7 +59,7 @@ def test_training_refuses_first(tmp_path):
 
 def test_without_the_extra(monkeypatch):
   monkeypatch.setattr(judge.importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ValueError, match=r"pip install 'mhmoe_jax\[eval\]'"):
+  with pytest.raises(ValueError, match=r"-m pip install 'mhmoe_jax\[eval\]'"):
     judge.load_harness(None)
 
 

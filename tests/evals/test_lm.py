@@ -164,8 +164,8 @@ def test_a_continuation_is_never_cut(model, pair, length):
   with pytest.raises(ValueError) as error:
     model.loglikelihood([ask(*pair)])
   assert str(error.value) == (
-    "a continuation must have from 1 to 24 tokens, the model's context (`mhmoe harness "
-    f"--max_length` widens it), got {length}."
+    "a continuation must have from 1 to 24 tokens, the model's context (--max_length "
+    f"of the verb harness widens it), got {length}."
   )
 
 
@@ -181,6 +181,11 @@ def test_generation_token_by_token(model, oracle):
   found = model.generate_until([*requests, ask("the", {"max_gen_toks": 3})])
   wanted = [continuation(oracle, context, 9) for context in contexts]
   assert found == [*wanted, continuation(oracle, "the", 3)]
+
+
+def test_nothing_asked_is_nothing_said(model):
+  asked = (model.loglikelihood, model.loglikelihood_rolling, model.generate_until)
+  assert [ask([]) for ask in asked] == [[], [], []]
 
 
 def scripted(model, texts):
