@@ -58,3 +58,8 @@ def test_many_files_share_the_samples(tmp_path, monkeypatch):
 def test_names_what_is_not_there(tmp_path, refuses):
   with refuses(f"cannot read {tmp_path}/a: No such file or directory."):
     fingerprint([f"{tmp_path}/a"])
+
+
+def test_samples_by_which_saved_runs_know_their_text():
+  sizes = fingerprints._SAMPLE_BYTES, fingerprints._SAMPLES_OF_A_FILE
+  assert (*sizes, fingerprints._SAMPLES) == (2**16, 62, 2**12)

@@ -44,6 +44,7 @@ def test_a_line_belongs_to_the_span_it_starts_in(tmp_path):
     *(b"cd\n", b"", b""),
     *(b"ef", b""),
   ]
+  assert [lines.is_last for lines in texts] == [False] * 6 + [True] * 2
 
 
 def test_sizes_by_which_saved_runs_resume(tmp_path):
@@ -52,6 +53,8 @@ def test_sizes_by_which_saved_runs_resume(tmp_path):
     2**18 * i for i in (1, 2, 3, 4)
   ]
   assert (spans.span_records(10**6, 1), spans.span_records(100, 7)) == (256, 14)
+  # Of less than is asked for, as many as there are.
+  assert (spans.span_bytes(5, 7), spans.span_records(5, 7)) == (1, 1)
   assert spans.least_spans(None) == 1
   assert spans.least_spans(seqio.ShardInfo(0, 3)) == 48
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhmoe_jax.models.attention import Attention, rotate
+from mhmoe_jax.models.attention import Attention, KeyValues, rotate
 from mhmoe_jax.moe import bitnet
 from tests.golden import golden
 from tests.models.test_transformer import CONFIG, POSITIONS, SEGMENTS
@@ -79,6 +79,8 @@ def test_a_norm_inside_under_sub_ln(key):
   inputs = x_BLD, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1), jnp.int32)
   config = dataclasses.replace(CONFIG, sub_ln=True, use_bias=False, norm_epsilon=0.1)
   params = Attention(config).init(key, *inputs)
+  names = {*(f"w_{name}_DAQ" for name in "qkv"), "w_o_AQD", "inner_norm"}
+  assert params["params"].keys() == names  # and no biases
   v_D = x_BLD[0, 0] @ params["params"]["w_v_DAQ"].reshape(16, 16)
   v_D /= (np.mean(np.square(v_D)) + 0.1) ** 0.5
   y_BLD, _ = Attention(config).apply(params, *inputs)
@@ -115,6 +117,22 @@ def test_grouped_queries_are_repeated_keys_and_values(key):
   expected, _ = all_heads.apply({"params": repeated}, *inputs)
   found, _ = grouped.apply({"params": params}, *inputs)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cache_in_parts(key):
+  """Three tokens, then two behind them: as all five at once; one place stays free."""
+  x_BLD, places_BL = jax.random.normal(key, (1, 5, 16)), jnp.arange(5)[None]
+  attention, ones_BL = Attention(CONFIG), jnp.ones((1, 5), jnp.int32)
+  params = attention.init(key, x_BLD, places_BL, ones_BL)
+  expected, _ = attention.apply(params, x_BLD, places_BL, ones_BL)
+  _, J, Q = CONFIG.attention_shape
+  cache, found = KeyValues(*jnp.full((2, 1, 6, J, Q), 9.0)), []
+  for part, start in ((slice(3), ()), (slice(3, 5), (3,))):
+    inputs = (x[:, part] for x in (x_BLD, places_BL, ones_BL))
+    y_BLD, cache = attention.apply(params, *inputs, cache, *start)
+    found.append(y_BLD)
+  close(jnp.concatenate(found, axis=1), expected)
+  assert (cache.k_BTJQ[:, 5:] == 9).all()
 
 
 def test_bitnet_rounds_every_projection(key):

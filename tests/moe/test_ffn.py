@@ -99,6 +99,21 @@ def test_gelu_is_the_normal_distribution_function_times_x():
   np.testing.assert_allclose(half.astype(jnp.float32), expected, rtol=0.02, atol=0.02)
 
 
+def test_gelu_of_float64_is_exact():
+  with jax.enable_x64(True):
+    x = np.linspace(-5, 5, 11)
+    expected = [v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in x]
+    np.testing.assert_allclose(gelu(jnp.asarray(x)), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_an_expert_without_biases():
+  weights = ExpertWeights(2 * jnp.eye(2), jnp.array([[1.0, 3.0], [0.0, 1.0]]))
+  x_RM = jnp.array([[0.5, 1.0]])
+  one, two = 0.8413447, 2 * 0.9772499  # of 1 and 2
+  for function in (expert_ffn, expert_ffn_float32):
+    close(function(weights, x_RM), [[one, 3 * one + two]])
+
+
 def test_the_two_gelus_differ_where_they_should():
   weights = ExpertWeights(jnp.eye(1), jnp.eye(1))
   exact = expert_ffn(weights, jnp.full((1, 1), 2.0))

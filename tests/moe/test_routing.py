@@ -30,10 +30,33 @@ def test_padding_goes_nowhere():
   np.testing.assert_array_equal(route.weights_GSK[0, 1], [0, 0])
 
 
-def test_linear_logits_are_float32_for_bfloat16_sub_tokens(key):
-  x_GSM = jax.random.normal(key, (1, 4, 8), jnp.bfloat16)
-  logits = routing.linear_logits(x_GSM.astype(jnp.float32), jnp.ones((8, 3)))
-  assert logits.dtype == jnp.float32
+def test_logits_are_float32_for_bfloat16_sub_tokens():
+  """257 has nine binary digits, of which bfloat16 keeps eight."""
+  x_GSM = jnp.array([[[256, 1]]], jnp.bfloat16)
+  ones_ME, one_ER = jnp.ones((2, 1), jnp.bfloat16), jnp.ones((1, 1))
+  found = [
+    routing.linear_logits(x_GSM, ones_ME),
+    routing.projected_logits(x_GSM, ones_ME, one_ER),
+    257 * routing.cosine_logits(x_GSM, ones_ME, one_ER, jnp.zeros(())),
+  ]
+  assert {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
+  np.testing.assert_allclose(jnp.stack(found), np.full((3, 1, 1, 1), 257), rtol=1e-5)
+
+
+def test_what_is_no_routing():
+  route = routing.choose(jnp.zeros((1, 2, 3)), ONE, 2, renormalize=False)
+  routing.check_routing(route)
+  with pytest.raises(ValueError, match=r"^routing must be a Routing, got a tuple\.$"):
+    routing.check_routing(tuple(route))
+  for wrong in (
+    {"mask_GS": ONE[0]},
+    {"experts_GSK": route.experts_GSK[:, :1]},
+    {"probs_GSE": route.probs_GSE[:, :1]},
+    {"logits_GSE": route.logits_GSE[..., :1]},
+    {name: getattr(route, name)[0] for name in ("experts_GSK", "probs_GSE")},
+  ):
+    with pytest.raises(ValueError, match="must agree in G, S and E, got experts_GSK"):
+      routing.check_routing(route._replace(**wrong))
 
 
 def test_cosine_logits_do_not_see_lengths(key):

@@ -41,6 +41,20 @@ def test_two_tokens_of_two_heads_by_hand():
   assert stats.dropped_sender == stats.dropped_receiver == 0
 
 
+def test_one_choice_of_each_head_by_hand():
+  """Of two tokens, which have one expert each."""
+  route = _route([[1], [3], [3], [2]], 4, padding=(1, 2))
+  stats = router_stats(route, _all_served(2), num_heads=2)
+  np.testing.assert_array_equal(stats.load_HE, [[0, 1, 0, 0], [0, 0, 1, 0]])
+  assert stats.distinct_experts == 1
+  np.testing.assert_array_equal(stats.distinct_X, [1, 0])
+
+
+def test_an_expert_of_two_heads_counts_once():
+  stats = router_stats(_route([[0, 1], [1, 2]], 4), _all_served(4), num_heads=2)
+  assert stats.distinct_experts == 3
+
+
 def test_drops_are_shares_of_real_choices():
   # Two real sub-tokens make four choices: one found no slot, one was lost on the way.
   route = _route([[0, 1], [0, 2], [0, 1], [0, 1]], 4, padding=(2, 3))

@@ -116,6 +116,27 @@ def test_means_by_hand():
   assert summarize(1.0, 1, 1).load_NHE is None
 
 
+@pytest.mark.parametrize("has_load", [True, False])
+def test_members_of_a_mixture_count_alike(has_load):
+  """60 nats in 30 tokens and 60 bytes, 2 nats in two tokens and four bytes."""
+  sums = {
+    "a": {"nll": 60.0, "num_tokens": 30.0, "num_bytes": 60},
+    "b": {"nll": 2.0, "num_tokens": 2.0, "num_bytes": 4},
+  }
+  if has_load:
+    sums["a"]["load_NHE"] = np.array([[[30.0, 0.0]]])
+    sums["b"]["load_NHE"] = np.array([[[1.0, 1.0]]])
+  found = Language(None, None, None).summarize(sums)
+  close((found.loss, found.perplexity), (1.5, math.exp(1.5)))
+  close(found.bits_per_byte, (1 + 0.5) / 2 / math.log(2))
+  assert (found.num_tokens, found.num_bytes) == (32, 64)
+  assert {name: x.loss for name, x in found.members.items()} == {"a": 2, "b": 1}
+  if has_load:
+    close(found.load_NHE, [[[0.75, 0.25]]])
+  else:
+    assert found.load_NHE is None
+
+
 def test_a_hopeless_loss_has_a_perplexity():
   assert math.isfinite(summarize(1e6, 1, 1).perplexity)
   close(summarize(690.0, 1, 1).perplexity, math.exp(690))

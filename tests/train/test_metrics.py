@@ -258,3 +258,11 @@ def test_flatten_metrics():
     "router/active_experts/block_3": 0.5,
   }
   assert {type(x) for x in found.values()} == {float}
+
+
+def test_flatten_metrics_of_other_models():
+  assert flatten_metrics({"loss": np.float32(2.0)}, blocks=range(1)) == {"loss": 2.0}
+  one = flatten_metrics({"router/load_HE": np.ones((1, 2, 1))}, blocks=range(1))
+  assert one["router/load_entropy"] == 1  # a single expert
+  even = flatten_metrics({"router/load_HE": np.full((1, 2, 4), 0.25)}, blocks=range(1))
+  assert even["router/load_entropy"] == pytest.approx(1)

@@ -25,6 +25,27 @@ def test_schedules_by_hand(config, schedule, middle):
   np.testing.assert_allclose(rate(24), end, rtol=1e-5)
 
 
+def test_a_decay_of_one_step(config):
+  config.optimizer.update({"learning_rate": 1.0, "warmup_steps": 4})
+  config.optimizer.update({"schedule": "linear", "final_fraction": 0.5})
+  rate = make_schedule(resolve(config).optimizer, num_steps=5)
+  np.testing.assert_allclose([rate(4), rate(5)], [1, 0.5])
+
+
+def test_moments_by_hand(config):
+  """Gradients 1 and 0: moments b / (1 + b) of the first, freed of their bias."""
+  config.optimizer.update({"learning_rate": 1.0, "warmup_steps": 0, "b1": 0.5})
+  config.optimizer.update({"b2": 0.6, "eps": 1e-8, "weight_decay": 0.0})
+  config.optimizer.update({"schedule": "constant", "clip_norm": 10.0})
+  optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
+  params = {"w_PQ": jnp.zeros((1, 1))}
+  state, found = optimizer.init(params), []
+  for gradient in (1.0, 0.0):
+    updates, state = optimizer.update({"w_PQ": jnp.array([[gradient]])}, state, params)
+    found.append(float(updates["w_PQ"][0, 0]))
+  np.testing.assert_allclose(found, [-1, -(0.5 / 1.5) / (0.6 / 1.6) ** 0.5], rtol=1e-5)
+
+
 def test_no_warm_up_starts_at_the_peak(config):
   config.optimizer.warmup_steps = 0
   config.optimizer.learning_rate = 0.5
