@@ -67,7 +67,7 @@ def test_filter_logits_by_hand():
   assert kept(top_k=0, top_p=0.0) == [False, True, False, False]
 
 
-def test_top_k_one_is_greedy(key):
+def test_one_of_the_likeliest_and_cold_draws_are_greedy(key):
   config, params, tokens_BL, *_ = make(key)
 
   def run(**options):
@@ -75,7 +75,9 @@ def test_top_k_one_is_greedy(key):
       config, params["params"], tokens_BL[:, :2], key, num_tokens=3, **options
     )
 
-  np.testing.assert_array_equal(run(top_k=1, temperature=2.0), run(temperature=0.0))
+  greedy = run(temperature=0.0)
+  np.testing.assert_array_equal(run(top_k=1, temperature=2.0), greedy)
+  np.testing.assert_array_equal(run(temperature=1e-4), greedy)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_k": 1}])
