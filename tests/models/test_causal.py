@@ -49,8 +49,25 @@ def test_a_mesh_changes_nothing(key, monkeypatch, kv_heads):
   """Rows over four devices, heads over two, which may be more than the keys have."""
   args, _ = inputs(key, 4, kv_heads)
   args = jax.tree.map(lambda x: jnp.concatenate([x, x]), args)
-  expected = causal.plain(*args)
-  monkeypatch.setattr(causal, "by_kernel", causal.plain)
+  expected, shapes = causal.plain(*args), []
+
+  def kernel(q, *rest):
+    shapes.append(q.shape)
+    return causal.plain(q, *rest)
+
+  monkeypatch.setattr(causal, "by_kernel", kernel)
   with jax.set_mesh(make_mesh(data=2, expert=2, model=2)):
     found = jax.jit(causal.on_mesh)(*args)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(causal.on_mesh(*args), expected)  # without a mesh
+  assert shapes == [(1, L, 2, 16), (4, L, 4, 16)]
+
+
+@pytest.mark.parametrize(("length", "is_kernel"), [(L, True), (L + 8, False)])
+def test_tpus_have_a_kernel_for_whole_blocks(length, is_kernel):
+  """Lowered only: a TPU is not needed."""
+  q_BLAQ = jax.ShapeDtypeStruct((1, length, 1, 128), jnp.float32)
+  segments_BL = jax.ShapeDtypeStruct((1, length), jnp.int32)
+  program = jax.jit(causal.attend).trace(q_BLAQ, q_BLAQ, q_BLAQ, segments_BL)
+  text = program.lower(lowering_platforms=("tpu",)).as_text()
+  assert ("tpu_custom_call" in text) == is_kernel

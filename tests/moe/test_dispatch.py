@@ -190,3 +190,16 @@ def test_masks_do_not_spread_what_is_not_finite(bad):
   y_EGCM = jnp.ones((3, 1, 2, 2)).at[2, 0, 0, 1].set(bad)
   y_GSM = dispatch.from_experts(y_EGCM, slots)
   np.testing.assert_allclose(y_GSM[0], [[1.5, 1.5], [np.nan, np.nan], [0.5, 0.5]])
+
+
+def test_seeds_go_with_their_choices():
+  """Choice k of sub-token s has 10 s + k; of expert 0 the third finds no slot."""
+  route = _route([[[0, 1], [0, 2], [0, 1]]], 3)
+  seeds_GSK = jnp.array([[[0, 1], [10, 11], [20, 21]]], jnp.uint32)
+  rows = dispatch.sort_by_expert(route.experts_GSK[0], 3)
+  assert dispatch.seeds_to_rows(seeds_GSK, rows).tolist() == [0, 10, 20, 1, 21, 11]
+  expected = [[[0, 10]], [[1, 21]], [[11, 0]]]
+  slots = dispatch.sort_into_slots(route.experts_GSK, 3, capacity=2)
+  assert dispatch.seeds_to_slots(seeds_GSK, slots).tolist() == expected
+  slots = dispatch.assign_slots(route, capacity=2)
+  assert dispatch.seeds_to_experts(seeds_GSK, route, slots).tolist() == expected

@@ -33,14 +33,14 @@ def test_padding_goes_nowhere():
 def test_logits_are_float32_for_bfloat16_sub_tokens():
   """257 has nine binary digits, of which bfloat16 keeps eight."""
   x_GSM = jnp.array([[[256, 1]]], jnp.bfloat16)
-  ones_ME, one_ER = jnp.ones((2, 1), jnp.bfloat16), jnp.ones((1, 1))
-  found = [
-    routing.linear_logits(x_GSM, ones_ME),
-    routing.projected_logits(x_GSM, ones_ME, one_ER),
-    257 * routing.cosine_logits(x_GSM, ones_ME, one_ER, jnp.zeros(())),
-  ]
-  assert {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
-  np.testing.assert_allclose(jnp.stack(found), np.full((3, 1, 1, 1), 257), rtol=1e-5)
+  w_MR = jnp.array([[1, 0], [1, 1]], jnp.bfloat16)  # to 257 and 1
+  linear = routing.linear_logits(x_GSM, w_MR)[..., :1]
+  projected = routing.projected_logits(x_GSM, w_MR, jnp.array([[2.0, 0]]))
+  cosine = routing.cosine_logits(x_GSM, w_MR, jnp.array([[0, 2.0]]), jnp.zeros(()))
+  assert linear.dtype == projected.dtype == cosine.dtype == jnp.float32
+  np.testing.assert_allclose(linear, [[[257]]])
+  np.testing.assert_allclose(projected, [[[257]]], rtol=1e-6)
+  np.testing.assert_allclose(1 / cosine, [[[(257**2 + 1) ** 0.5]]], rtol=1e-5)
 
 
 def test_what_is_no_routing():
