@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from mhmoe_jax.tasks.task import Loss
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.state import make_state
@@ -99,6 +101,39 @@ def test_auxiliary_losses_of_the_parts_are_averaged(config):
   # Were they summed, the gradient would be near four times as long.
   assert parts["grad_norm"] < 1.5 * alone["grad_norm"]
   assert 0.5 < parts["balance_loss"][0] / alone["balance_loss"][0] < 2
+
+
+class Product:
+  """A task of one number a: shares of a x, a mean of a max(x), and random draws."""
+
+  model = types.SimpleNamespace(ffn="dense", layer=None)
+
+  def totals(self, batch):
+    return batch["x_B"].sum()
+
+  def loss(self, params, fixed, batch, key, totals):
+    share, mean = (params["a"] * x for x in (batch["x_B"].sum(), batch["x_B"].max()))
+    draw = jax.random.uniform(key)
+    shares = {"loss": share / totals, "draw": draw, "square": jnp.square(draw)}
+    return Loss(share / totals, mean, shares, {"max": mean})
+
+
+def test_parts_by_hand():
+  """Of 1, 2, 3, 4 the parts are 1, 3 and 2, 4."""
+  optimizer = optax.sgd(0.1)
+  params = {"a": jnp.float32(1)}
+  state = {"step": jnp.int32(0), "params": params, "opt_state": optimizer.init(params)}
+  state["rng"] = jax.random.key_data(jax.random.key(0))
+  step = jax.jit(make_train_step(Product(), optimizer, 2))
+  batch = {"x_B": jnp.arange(1.0, 5.0)}
+  state, found = step(state, batch)
+  close = np.testing.assert_allclose
+  close([found[name] for name in ("loss", "max", "grad_norm")], [1, 3.5, 4.5], 1e-6)
+  close(state["params"]["a"], 1 - 0.45, 1e-6)
+  assert state["step"] == 1
+  # Two equal draws would have half the square of their sum as the sum of their squares.
+  assert found["square"] > 0.5 * found["draw"] ** 2 + 1e-4
+  assert abs(step(state, batch)[1]["draw"] - found["draw"]) > 1e-4
 
 
 def test_padding_has_no_influence(config):
