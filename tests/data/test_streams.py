@@ -301,6 +301,11 @@ def test_number_of_streams_is_for_good(text_cfg, refuses):
     f"{ACCEPT}"
   ):
     make_train_feed(dataclasses.replace(cfg, streams=4), 8).restore(states)
+  with refuses(
+    "A feed restores only the state of an equal feed, got stream=1 in the state but 0 "
+    f"here. {ACCEPT}"
+  ):
+    make_train_feed(cfg, 8, [0]).restore({0: states[1]})
 
 
 def test_batch_must_divide(cfg, refuses):
