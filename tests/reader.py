@@ -23,6 +23,7 @@ from mhmoe_jax import cli, sharding
 from mhmoe_jax.interop import upcycling
 from mhmoe_jax.plan import compile as aot
 from mhmoe_jax.plan import report, sweep
+from mhmoe_jax.tasks import run_codes
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
 from tests.evals.records import HUB, write
@@ -71,6 +72,7 @@ class Reader:
     monkeypatch.setattr(report, "plan_step", self._compile)
     monkeypatch.setattr(sweep, "compile_step", self._compile)
     monkeypatch.setattr(upcycling, "upcycle", self._upcycle)
+    monkeypatch.setattr(run_codes, "fit", self._fit)
     self.trained = []  # configs, as `loop.train` got them
 
   def type(self, line: str) -> None:
@@ -117,6 +119,10 @@ class Reader:
     """What `mhmoe upcycle` calls: the config is whole; runs/dense is no dense model."""
     resolve(config)
     assert os.path.exists(workdir), workdir
+    raise _TrainedEnough
+
+  def _fit(self, data, codes, picture_size, folder, tell):
+    """What `mhmoe image-tokenizer` calls: the config is whole."""
     raise _TrainedEnough
 
   def _count(self, cfg):

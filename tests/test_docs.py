@@ -4,9 +4,10 @@ import pathlib
 import re
 import subprocess
 
+from ml_collections import ConfigDict
 import pytest
 
-from configs import base
+from configs import base, base_masked
 from mhmoe_jax import cli
 from tests import reader
 
@@ -58,20 +59,20 @@ def test_python(page, typist):
   exec(compile("\n".join(blocks), str(page), "exec"), {"config": base.get_config()})
 
 
+def names_of(table, prefix=""):
+  """Of all settings and tables of them, with dots."""
+  for key, value in table.items():
+    yield prefix + key
+    if isinstance(value, ConfigDict):
+      yield from names_of(value, f"{prefix}{key}.")
+
+
 @each_page
 def test_settings_exist(page):
   """Dotted names in prose, `data.streams` or `--config.mesh.data=2`, are settings."""
   tables = "model|moe|data|objective|optimizer|mesh|train"
-  known = {
-    *base.get_config().to_dict(),
-    *(
-      f"{table}.{key}"
-      for table, keys in base.get_config().to_dict().items()
-      for key in keys
-    ),
-    *(f"model.moe.{key}" for key in base.get_config().model.moe),
-    *(f"moe.{key}" for key in base.get_config().model.moe),
-  }
+  known = {*names_of(base.get_config()), *names_of(base_masked.get_config())}
+  known |= {name.removeprefix("model.") for name in known if ".moe." in name}
   text = page.read_text()
   named = re.findall(r"--config\.([a-z_.]+)", text)
   named += re.findall(rf"`((?:{tables})\.[a-z_.]+)(?:=[^`]*)?`", text)
