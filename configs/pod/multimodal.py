@@ -2,6 +2,10 @@
 
 mhmoe plan --config configs/pod/multimodal.py --topology v5p:4x4x4
 mhmoe train --config configs/pod/multimodal.py --workdir gs://BUCKET/multimodal
+
+9.1 of 95.7 GiB a chip; at peak rates 224 ms of computation and 150 ms of communication
+a step of 1,462,272 tokens and patches, so 15.7 to 26.2 % MFU at most. Most of the
+communication is gradients, which are summed over the chips for each kind of batch.
 """
 
 from configs.paper1 import multimodal
