@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from configs.paper1 import english, multilingual
+from configs.paper1 import english, multilingual, multimodal
 from configs.paper2 import redpajama
 from mhmoe_jax import MultiHeadMoe
 from mhmoe_jax.plan.accounting import count_parameters
@@ -32,6 +32,18 @@ def test_paper1_baselines():
   assert count(english, "xmoe_8").total == 360_843_264
   for experts, millions in XMOE.items():
     assert round(count(english, f"xmoe_{experts}").total / 1e6, 1) == millions
+
+
+def test_paper1_multimodal():
+  """BEiT-3's base with both heads; which columns of Table 11 are met, the config says."""
+  # torchscale's, less two rows in each of two tables of positions that nothing uses.
+  assert count(multimodal, "dense").total == 276_510_730 - 4 * 768
+  ffn = 2 * 768 * 3072 + 3072 + 768 + 2 * 3072  # and the norm inside
+  xmoe = count(multimodal, "xmoe_8")
+  assert xmoe.expert == 3 * 2 * 8 * ffn
+  # Table 11 counts the other layers' FFNs with the experts.
+  mhmoe = count(multimodal, "mhmoe_8").expert + 18 * ffn
+  assert round(mhmoe / 1e6) == 310
 
 
 @pytest.mark.parametrize("experts", TABLE_11)

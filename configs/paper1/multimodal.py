@@ -15,8 +15,9 @@ each an assignment after `get_config` away from another reading:
   BEiT-3's largest model fuses both modalities. Other reading, every second layer:
   model.moe_last = 12, model.moe_every = 4, or 2 for six of them.
 * One pool of experts, or one for each modality. Each further expert adds 29.75 M in
-  Table 11, and three layers of two FFNs are 28.37 M. Taken: one for each. Other
-  reading: model.pools = "shared".
+  Table 11, and three layers of two FFNs are 28.37 M. Taken: one for each, which has
+  head and merge layers of its own: 7.0 M, where 3.54 M speak for one pair of these in a
+  layer. Other reading: model.pools = "shared", twice the experts.
 * Whether the FFN that experts replace is still there. The text says replaced, and that
   is taken: X-MoE with 8 experts has 475 M parameters. Table 11 has 514 M, about the
   dense model's 277 M and 8 x 29.75 M, as though it were still there. Other reading: the
