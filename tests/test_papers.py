@@ -35,7 +35,7 @@ def test_paper1_baselines():
 
 
 def test_paper1_multimodal():
-  """BEiT-3's base with both heads; which columns of Table 11 are met, the config says."""
+  """BEiT-3's base with both heads; what of Table 11 is met, the config says."""
   # torchscale's, less two rows in each of two tables of positions that nothing uses.
   assert count(multimodal, "dense").total == 276_510_730 - 4 * 768
   ffn = 2 * 768 * 3072 + 3072 + 768 + 2 * 3072  # and the norm inside
