@@ -30,8 +30,6 @@ def check_number(name: str, value, kind: type = int, least: float | None = None)
     )
   if not math.isfinite(value):
     raise ValueError(f"{name} must be finite, got {name}={value}.")
-  if kind is int and not -(2**31) <= value < 2**31:
-    raise ValueError(f"{name} must fit into 32 bits, got {name}={value}.")
   if least is not None and value < least:
     raise ValueError(f"{name} must be at least {least}, got {name}={value}.")
   return kind(value)
@@ -47,6 +45,10 @@ def check_fields(config) -> None:
     value = getattr(config, field.name)
     if field.type in (int, float):
       value = check_number(field.name, value, field.type)
+      if field.type is int and abs(value) >= 2**31:
+        raise ValueError(
+          f"{field.name} must fit into 32 bits, got {field.name}={value}."
+        )
       object.__setattr__(config, field.name, value)
     elif not isinstance(value, field.type):
       raise ValueError(

@@ -62,9 +62,11 @@ def fit(
   """Fits one to the training pictures of a config, and writes it to `folder`."""
   # With optax and Pillow, which reading one needs not.
   from mhmoe_jax.codes import build
+  from mhmoe_jax.codes.fit import check_pictures
   from mhmoe_jax.data.masked.rows import sample_pictures
 
   pictures_NYXC = sample_pictures(data, picture_size)
+  check_pictures(codes, pictures_NYXC.shape)
   tell(
     f"{codes.kind} of {codes.num_codes:,} codes, from {len(pictures_NYXC):,} pictures"
   )

@@ -72,7 +72,7 @@ def test_pictures_of_ones_own(tmp_path):
   found = saved.load(str(out))
   assert found.statistics.pictures == 18
   assert found.vocabulary.kind == "vqvae"
-  assert found.fitted_to["images"] == "npz"
+  assert found.fitted_to["images"]["source"] == "npz"
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_what_a_result_tells(run, tmp_path, monkeypatch):
   found = [{"step": 6, "valid/loss": 2.0}, *speeds, {"step": 12, "valid/loss": 1.0}]
   load_NHE = np.full((2, 4, 8), 1 / 8)
   evaluation = LanguageEvaluation(1.0, 0.5, 10, 20, load_NHE)
-  result = loop.Result(12, {}, evaluation, 1024.0)
+  result = loop.Result(12, {}, evaluation, {}, 1024.0)
   monkeypatch.setattr(loop, "train", lambda *_: result)
   monkeypatch.setattr(metrics, "read_metrics", lambda _: found)
   told = run.train(job, config, tmp_path / "run")

@@ -14,7 +14,8 @@ from mhmoe_jax.data.masked.rows import sample_pictures
 from mhmoe_jax.models.encoder import Inputs
 from mhmoe_jax.models.masked import MaskedModel
 from mhmoe_jax.models.patches import normalize, to_patches
-from mhmoe_jax.tasks.masked import Masked, MaskedObjectiveConfig
+from mhmoe_jax.tasks.masked import Masked
+from mhmoe_jax.tasks.masked_objective import MaskedObjectiveConfig
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.step import make_train_step

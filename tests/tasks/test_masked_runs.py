@@ -214,7 +214,7 @@ def mistakes(folder):
     ),
     "no vocabulary": (
       [f"--config.data.codes.path={folder}/codes"],
-      f"as `mhmoe image-tokenizer` writes it, got {folder}/codes.",
+      f"as the verb image-tokenizer writes it, got {folder}/codes.",
     ),
     "no index": (
       [*index("x.jsonl", good), f"--config.data.pairs.valid={folder}/none.jsonl"],

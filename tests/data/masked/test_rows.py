@@ -207,7 +207,7 @@ def test_pictures_for_the_visual_vocabulary(config):
     ("mask.kept_share", 1.5, "at most 1 together, got random_share=0.0, kept_share=1"),
     ("mask.patches", "rows", "patches must be one of blocks, random, got 'rows'."),
     ("codes.kind", "dvae", "kind must be one of kmeans, vqvae, got 'dvae'."),
-    ("codes.steps", 0, "steps must be at least 1, got steps=0."),
+    ("codes.steps", -1, "steps must be at least 0, got steps=-1."),
     ("pair_length", 2, "pair_length must be at least 3, for a token between the first"),
     ("pair_length", 21, "got text_length=20, sequence_length=16, pair_length=21."),
     ("text.sequence_length", 1, "sequence_length must be at least 2, got sequen"),
