@@ -24,7 +24,7 @@ def get_config(ffn: str = "mhmoe"):
   if ffn == "smoe":
     config.model.moe.expert_dim //= config.model.moe.num_heads
   config.model.drop_path = 0.0
-  config.model.num_codes = 128
+  config.model.num_codes = 256
   config.model.text_length = 192
   config.data.pair_length = 192
   config.data.text.sequence_length = 64
