@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
   model.num_codes = 512  # of the visual vocabulary
   model.picture_size = 32  # height and width, pixels
   model.patch_size = 4
-  model.text_length = 64  # positions: at least the lengths in `data`
+  model.text_length = 216  # positions: at least the lengths in `data`
   model.num_layers = 4
   model.embed_dim = 128
   model.num_attention_heads = 4
@@ -70,7 +70,8 @@ def get_config() -> ConfigDict:
   data.pairs = pairs = ConfigDict(images.to_dict())  # pictures with a text
   pairs.text_key = "caption"  # its field; what is in a field has a slash before it
   pairs.seed = 1
-  data.pair_length = 64  # tokens of its text, with the first and the last one
+  # Tokens of its text, with the first and the last one: the longest caption of shapes.
+  data.pair_length = 216
   data.cut_pairs = False  # cut longer texts; else they are errors
   data.text = text = ConfigDict(language.data.to_dict())  # text alone: as in base.py
   text.sequence_length = 64

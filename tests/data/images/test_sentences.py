@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from configs import base_masked
 from mhmoe_jax.data.images import sentences
 from mhmoe_jax.data.images.shapes import Scene, Shape, make_scene, random_state
 
@@ -100,3 +101,21 @@ def test_half_of_the_claims_are_true_and_all_answers_occur():
   assert min(kinds[kind] for kind in ("yes/no", "number", "other")) > 150
   yes = Counter(q.answer for q in asked if q.kind == "yes/no")
   assert yes["yes"] / yes.total() == pytest.approx(0.5, abs=0.07)
+
+
+def test_the_longest_caption_fits_into_the_defaults():
+  """In bytes, with a token before and one behind it."""
+  longest = Scene(
+    tuple(
+      Shape("triangle", "orange", "large", "striped", row, column, 0.5, 0.5)
+      for row in (0, 2)
+      for column in (0, 2)
+    ),
+    ground=0,
+    noise_seed=0,
+    angle=0.0,
+    period=0.1,
+  )
+  lengths = [len(sentences.caption(longest, random_state(n))) for n in range(200)]
+  assert max(lengths) <= base_masked.get_config().data.pair_length - 2
+  assert max(lengths) > base_masked.get_config().data.pair_length - 24
