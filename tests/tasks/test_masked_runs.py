@@ -210,7 +210,7 @@ def mistakes(folder):
     ),
     "window": (
       ["--config.model.text_length=60"],
-      "got text_length=60, sequence_length=64, pair_length=192.",
+      "got text_length=60, sequence_length=64, pair_length=216.",
     ),
     "no vocabulary": (
       [f"--config.data.codes.path={folder}/codes"],
