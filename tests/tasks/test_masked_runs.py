@@ -237,8 +237,8 @@ def mistakes(folder):
       f"a picture must be PNG or JPEG, got neither in {folder}/b.png.",
     ),
     "long": (
-      [*index("4.jsonl", good | {"caption": "x" * 191})],
-      f"got 191 tokens, pair_length=192, of {folder}/a.png.",
+      [*index("4.jsonl", good | {"caption": "x" * 215})],
+      f"got 215 tokens, pair_length=216, of {folder}/a.png.",
     ),
   }
 
