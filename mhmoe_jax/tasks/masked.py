@@ -35,10 +35,10 @@ class Guesses(NamedTuple):
 class Masked(Task):
   """Telling what is hidden in pictures, in texts, and in pictures with a text.
 
-  A batch has a table of arrays for each of `KINDS`: of what has a picture "pixels"
-  uint8 (B, Y, X, 3), "masked" bool (B, P) and "patch_places" int32 (B, J); of what has
-  a text "tokens", "positions", "segments" int32 (B, T), "token_places", "targets" int32
-  and "weights" float32 (B, J). Validation batches are of one kind.
+  A batch has tables of arrays, "image", "text" and "pair": of what has a picture
+  "pixels" uint8 (B, Y, X, 3), "masked" bool (B, P) and "patch_places" int32 (B, J); of
+  what has a text "tokens", "positions", "segments" int32 (B, T), "token_places",
+  "targets" int32 and "weights" float32 (B, J). Validation batches are of one kind.
 
   Attributes:
     model: `EncoderConfig`.
