@@ -26,7 +26,7 @@ def import_(argv: list[str]) -> None:
     f"wrote {values.workdir}: {made.model_type}, {made.num_parameters:,} parameters, "
     f"vocabulary {made.vocabulary}\n{on}  # tries it"
   )
-  if made.max_length > length:
+  if made.max_length not in (0, length):
     print(
       f"sequence_length is {length:,}, the model was made for {made.max_length:,}: "
       f"--config.data.sequence_length={made.max_length} asks for it"

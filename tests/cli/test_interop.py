@@ -43,7 +43,11 @@ def test_in_out_and_upcycled(tmp_path, capsys):
   assert cli.main(["import", f"--from={GOLDEN}", f"--workdir={run}", *mesh]) == 0
   shown = capsys.readouterr().out
   assert f"wrote {run}: llama, 5,968 parameters, vocabulary bytes" in shown
-  assert "the model was made for" not in shown
+  # Shorter than the default is told as well: it was never trained on so many.
+  assert "--config.data.sequence_length=64 asks for it" in shown
+  own = [f"--workdir={run}_own", "--config.data.sequence_length=64", *mesh]
+  assert cli.main(["import", f"--from={GOLDEN}", *own]) == 0
+  assert "the model was made for" not in capsys.readouterr().out
   assert saved.load_config(run)["train"]["seed"] == 3
 
   assert cli.main(["export", f"--workdir={run}", f"--out={out}", "--shard_mb=1"]) == 0
