@@ -19,6 +19,7 @@ FLOORS = (
   ("evals", 6),
   ("analysis", 6),
   ("train", 5),
+  ("checkpoints", 5),
   ("data", 5),
   ("plan", 5),
   ("interop", 5),
@@ -34,16 +35,17 @@ FLOORS = (
 ONLY = {
   "tensorflow": ("data",),
   "seqio": ("data",),
-  "orbax": ("train.checkpoint", "train.saved"),  # the one writes, the other reads
+  # The one writes, the other reads.
+  "orbax": ("checkpoints.checkpoint", "checkpoints.saved"),
   "optax": ("train", "codes.training"),
-  "tensorstore": ("train.lock", "train.saved"),
+  "tensorstore": ("train.lock", "checkpoints.saved"),
   "safetensors": ("interop",),
   "tokenizers": ("data.huggingface",),
   "ml_collections": (
     "cli",
     "train.config",
     "train.loop",
-    "train.restore",
+    "checkpoints.restore",
     "interop.importing",
     "interop.runs",
     "interop.upcycling",

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
+from mhmoe_jax.checkpoints import restore
 from mhmoe_jax.interop import exporting, runs
 from mhmoe_jax.models.transformer import Decoder
 from mhmoe_jax.tasks.language import init_params
-from mhmoe_jax.train import restore
 from mhmoe_jax.train.config import resolve
 
 SMOE = {"ffn": "smoe", "moe_every": 1}

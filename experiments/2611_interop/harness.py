@@ -30,8 +30,8 @@ def main() -> None:
   import transformers
 
   from mhmoe_jax import sharding
+  from mhmoe_jax.checkpoints import restore
   from mhmoe_jax.evals.lm import RunLM
-  from mhmoe_jax.train import restore
 
   class Begun(HFLM):
     """Sequences as in our training: token 0, then those of the exported tokenizer."""

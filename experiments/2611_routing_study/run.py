@@ -29,8 +29,8 @@ import texts
 
 from mhmoe_jax.analysis import activation, diversity, heads, tracing, words
 from mhmoe_jax.analysis.trace import Trace, load_trace
+from mhmoe_jax.checkpoints import restore, saved
 from mhmoe_jax.tasks.language import init_params
-from mhmoe_jax.train import restore, saved
 
 VARIANTS = ("trained", "initial", "fresh_router")
 SAMPLES = 500  # of a bootstrap

@@ -16,9 +16,10 @@ import pathlib
 from ml_collections import ConfigDict
 
 from configs import base
+from mhmoe_jax.checkpoints import restore
 from mhmoe_jax.interop import runs, upcycling
 from mhmoe_jax.plan.accounting import count_flops, count_parameters
-from mhmoe_jax.train import loop, restore
+from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
 
 HOME = pathlib.Path(__file__).parent

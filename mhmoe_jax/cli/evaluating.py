@@ -44,8 +44,8 @@ def harness(argv: list[str]) -> None:
   import jax
 
   from mhmoe_jax import sharding
+  from mhmoe_jax.checkpoints import restore
   from mhmoe_jax.evals.lm import RunLM
-  from mhmoe_jax.train import restore
   from mhmoe_jax.train.config import resolve
 
   cfg = resolve(values.config)

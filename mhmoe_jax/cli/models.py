@@ -106,7 +106,7 @@ def _saved_config(argv: list[str]) -> ConfigDict | None:
 
   Processes that have yet to join each other cannot agree on one.
   """
-  from mhmoe_jax.train import saved
+  from mhmoe_jax.checkpoints import saved
 
   workdir, given = (parsing.find_flag(name, argv) for name in ("workdir", "config"))
   if given or not workdir or "--distributed" in argv:
@@ -159,8 +159,8 @@ def sample(argv: list[str]) -> None:
     if not math.isfinite(values[name].value):
       raise ValueError(f"{name} must be finite, got {name}={values[name].value}.")
 
+  from mhmoe_jax.checkpoints import restore
   from mhmoe_jax.evals import sampling
-  from mhmoe_jax.train import restore
 
   cfg, params = restore.load_model(values.workdir)
   for text in sampling.sample_texts(
@@ -179,9 +179,9 @@ def sample(argv: list[str]) -> None:
 
 def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text."""
+  from mhmoe_jax.checkpoints import restore
   from mhmoe_jax.data.files import kind_of
   from mhmoe_jax.evals import perplexity
-  from mhmoe_jax.train import restore
 
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)

@@ -56,7 +56,7 @@ def define_run_config(values, verb: str, argv: list[str]) -> int | None:
       raise ValueError(f"{verb} needs --workdir; see `{program()} help`.")
     return None
 
-  from mhmoe_jax.train import saved
+  from mhmoe_jax.checkpoints import saved
 
   asked = find_flag("step", argv)
   step = int(asked) if asked and asked.isdecimal() else saved.newest_step(workdir)

@@ -38,8 +38,8 @@ def trace(argv: list[str]) -> None:
   )
 
   from mhmoe_jax.analysis import tracing
+  from mhmoe_jax.checkpoints import restore
   from mhmoe_jax.data import documents, files
-  from mhmoe_jax.train import restore
 
   step = parsing.define_run_config(values, "routing trace", argv)
   parsing.parse(values, "routing trace", argv, required=("data", "out"))

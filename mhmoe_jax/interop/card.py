@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from mhmoe_jax.checkpoints.saved import StoredParams
 from mhmoe_jax.plan import parity
 from mhmoe_jax.train.config import RunConfig
-from mhmoe_jax.train.saved import StoredParams
 
 
 def write_card(

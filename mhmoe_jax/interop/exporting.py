@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mhmoe_jax.checkpoints import saved
 from mhmoe_jax.data import huggingface
 from mhmoe_jax.interop import card, expressing, layout, tensors
-from mhmoe_jax.train import saved
 from mhmoe_jax.train.config import RunConfig
 
 LAYOUTS = ("auto", "mhmoe")

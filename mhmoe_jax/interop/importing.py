@@ -9,11 +9,11 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from mhmoe_jax.checkpoints.older import in_todays_words
 from mhmoe_jax.data.huggingface import TOKENIZER_FILES
 from mhmoe_jax.data.vocabularies import make_vocabulary
 from mhmoe_jax.interop import families, layout, runs, tensors
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.saved import in_todays_words
 
 # What transformers itself leaves out of a model, or computes when it loads one.
 _IGNORED = ("rotary_emb.inv_freq",)

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
-from mhmoe_jax.train.checkpoint import Checkpoints
+from mhmoe_jax.checkpoints.checkpoint import Checkpoints
 from mhmoe_jax.train.config import RunConfig, resolve
 from mhmoe_jax.train.lock import hold
 from mhmoe_jax.train.optimizer import make_optimizer

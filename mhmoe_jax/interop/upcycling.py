@@ -19,12 +19,12 @@ import jax
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
+from mhmoe_jax.checkpoints.saved import load_config, restore_params
 from mhmoe_jax.interop import runs
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.moe.config import DROPLESS
 from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.saved import load_config, restore_params
 
 # Of a model, what an upcycled one may have of its own.
 _OWN = {"ffn", "moe", "moe_every", "init", "dropout", "moe_dropout"}

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from mhmoe_jax import sharding
+from mhmoe_jax.checkpoints.checkpoint import Checkpoints
 from mhmoe_jax.evals.judge import make_judge
 from mhmoe_jax.tasks.task import Evaluation
-from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import Evaluator
 from mhmoe_jax.train.lock import hold

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mhmoe_jax import cli
-from mhmoe_jax.train import saved
+from mhmoe_jax.checkpoints import saved
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 GOLDEN = "tests/interop/golden/llama"

@@ -4,9 +4,9 @@ import pytest
 
 from configs import base
 from mhmoe_jax import cli
+from mhmoe_jax.checkpoints import restore, saved
 from mhmoe_jax.evals import perplexity
 from mhmoe_jax.tasks.language import LanguageEvaluation
-from mhmoe_jax.train import restore, saved
 from mhmoe_jax.train.config import resolve
 
 

@@ -5,10 +5,10 @@ import urllib.error
 
 import pytest
 
+from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.evals import judge
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.metrics import read_metrics
-from mhmoe_jax.train.restore import load_model
 from tests.evals.records import HUB, write
 from tests.train.small import small_config
 

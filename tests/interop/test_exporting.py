@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from configs import base
+from mhmoe_jax.checkpoints import restore, saved
 from mhmoe_jax.interop import card, exporting, importing
-from mhmoe_jax.train import restore, saved
+from tests.checkpoints.states import assert_same_bits
 from tests.interop.models import MIXTRAL, make_run, mixtral_config, small_config
 from tests.interop.test_importing import MESHES, logits_of
-from tests.train.states import assert_same_bits
 
 OWN = {
   "mhmoe": {"moe": {"num_linear": 2, "shared_dim": 8}, "use_bias": True},

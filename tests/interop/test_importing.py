@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 import tokenizers
 
 from configs import base
+from mhmoe_jax.checkpoints import restore, saved
 from mhmoe_jax.interop import importing
 from mhmoe_jax.models.transformer import Decoder
-from mhmoe_jax.train import restore, saved
 
 # Made by experiments/2611_interop/golden.py, which runs transformers.
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -8,8 +8,8 @@ from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.state import init_state
+from tests.checkpoints.states import assert_same_bits
 from tests.train.small import small_config
-from tests.train.states import assert_same_bits
 
 
 def test_the_first_steps_are_those_of_a_fresh_run(tmp_path):

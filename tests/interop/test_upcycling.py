@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mhmoe_jax.checkpoints import restore
 from mhmoe_jax.interop import upcycling
-from mhmoe_jax.train import restore
 from mhmoe_jax.train.config import resolve
 from tests.interop.models import make_run, small_config
 from tests.interop.test_importing import MESHES, logits_of

@@ -10,9 +10,10 @@ from PIL import Image
 import pytest
 
 from mhmoe_jax import cli
+from mhmoe_jax.checkpoints import restore
 from mhmoe_jax.codes import saved
 from mhmoe_jax.sharding import FSDP, make_mesh
-from mhmoe_jax.train import loop, restore
+from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.metrics import read_metrics
 from mhmoe_jax.train.optimizer import make_optimizer
@@ -148,9 +149,7 @@ def test_two_processes_as_one(whole, config, tmp_path):
   codes = [saved.load(str(x / "image_tokenizer")).fingerprint for x in (folder, run)]
   assert codes[0] == codes[1]
   found = restore.load_model(str(run))[1]
-  for x, y in zip(
-    jax.tree.leaves(found), jax.tree.leaves(result.params), strict=True
-  ):
+  for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(result.params), strict=True):
     np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-4)
   last = read_metrics(run / "metrics.jsonl")[-1]
   scalars = {f"valid/{k}": x for k, x in result.evaluation.scalars().items()}

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from configs import base
+from mhmoe_jax.checkpoints import restore
 from mhmoe_jax.tasks.task import Loss, Task
 from mhmoe_jax.train import config as train_config
-from mhmoe_jax.train import loop, metrics, restore
+from mhmoe_jax.train import loop, metrics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 
+from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.cli.models import EXIT_STOPPED
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.metrics import read_metrics
-from mhmoe_jax.train.restore import load_model
 from tests.train.pair import start_pair
 from tests.train.small import small_config
 

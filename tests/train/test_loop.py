@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.metrics import read_metrics
-from mhmoe_jax.train.restore import load_model
 
 SECONDS = ("tokens_per_second",)
 

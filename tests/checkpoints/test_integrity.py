@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from mhmoe_jax.train import integrity
+from mhmoe_jax.checkpoints import integrity
 
 
 def test_checksum_is_the_sum_of_the_bit_patterns():

@@ -1,4 +1,4 @@
-"""Reading checkpoints that `train/checkpoint.py` wrote, whole or in parts.
+"""Reading checkpoints that `checkpoint.py` wrote, whole or in parts.
 
 Onto any mesh, in any number of processes, without the run they belong to.
 """
@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from mhmoe_jax.train import integrity
+from mhmoe_jax.checkpoints import integrity
+from mhmoe_jax.checkpoints.older import in_todays_words
 
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
@@ -28,39 +29,6 @@ def _is_not_chatter(record: logging.LogRecord) -> bool:
 logging.getLogger("absl").addFilter(_is_not_chatter)
 # And so does asyncio, of tasks of orbax that failed beside another.
 logging.getLogger("asyncio").addFilter(lambda record: not record.exc_info)
-
-
-# Keys of tables that runs of language may be older than, and what such runs did.
-_YOUNGER = {
-  "data": {"prepared": ""},
-  "train": {
-    "image_every": 0,
-    "harness_every": 0,
-    "harness_tasks": "mhmoe_paper1",
-    "harness_data": "",
-    "harness_limit": 0,
-  },
-  "model": {
-    "num_kv_heads": 0,
-    "head_dim": 0,
-    "qk_norm": "none",
-    "scale_embeddings": True,
-    "gate_bias": False,
-    "ffn_norm": "layernorm",
-    "ffn_norm_epsilon": 1e-5,
-    "init": "flax",
-    "moe": {
-      "gate_bias": False,
-      "linear_bias": False,
-      "ffn_norm": "layernorm",
-      "ffn_norm_epsilon": 1e-5,
-      "init": "flax",
-      "expert_dropout": 0.0,
-      "router_norm": 0.0,
-      "round_factor": 1.25,
-    },
-  },
-}
 
 
 def load_config(workdir: epath.PathLike, step: int | None = None) -> dict[str, Any]:
@@ -85,43 +53,6 @@ def _find_tokenizer(config: dict[str, Any], workdir: epath.PathLike) -> dict[str
     if folder.name == home.name and own.exists() and not path.exists():
       return config | {"data": data | {"vocabulary": f"{kind}{own}"}}
   return config
-
-
-def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
-  """A saved config that may be older than some of today's keys, with all of them."""
-  config = {"task": "language"} | config
-  if config["task"] != "language":
-    return config
-  if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):
-    config = config | {"model": _before_norm_epsilon(config["model"])}
-  return _supply(config, _YOUNGER)
-
-
-def _before_norm_epsilon(model: dict[str, Any]) -> dict[str, Any]:
-  """The table `model` of a run from before that key, in today's words."""
-  epsilons = {"rmsnorm": 1e-6, "layernorm": 1e-5}
-
-  def renamed(table):
-    # The tanh form was the only one, and called "gelu".
-    tanh = table["activation"] == "gelu"
-    return table | {"activation": "gelu_tanh" if tanh else table["activation"]}
-
-  return renamed(model) | {
-    "norm_epsilon": epsilons[model["norm"]],
-    "moe_dropout": model["dropout"],
-    "moe": renamed(model["moe"]),
-  }
-
-
-def _supply(table: dict[str, Any], younger: dict[str, Any]) -> dict[str, Any]:
-  """`table` with the keys of `younger` that it lacks; tables that it lacks stay out."""
-  tables = {
-    name: _supply(value, younger.get(name, {}))
-    for name, value in table.items()
-    if isinstance(value, dict)
-  }
-  keys = {name: x for name, x in younger.items() if not isinstance(x, dict)}
-  return keys | table | tables
 
 
 def newest_step(workdir: epath.PathLike) -> int:

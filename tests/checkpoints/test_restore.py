@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mhmoe_jax import sharding
+from mhmoe_jax.checkpoints import restore, saved
+from mhmoe_jax.checkpoints.checkpoint import Checkpoints
 from mhmoe_jax.tasks.language import Language, init_params
-from mhmoe_jax.train import restore, saved
-from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import resolve
 from tests.train.small import small_config
 

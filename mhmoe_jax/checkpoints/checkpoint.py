@@ -6,11 +6,11 @@
     <workdir>/checkpoints/<step>/run/stream_<i>   place in stream i of the text
 
 Nothing of this depends on the mesh or on how many processes there are.  This file
-writes; `train/saved.py` reads, and the two alone import orbax.  It is the v0
+writes; `saved.py` beside it reads, and the two alone import orbax.  It is the v0
 `CheckpointManager`: the v1 training `Checkpointer` of orbax 0.12.8 wraps that same
 manager, and reports every failed read, a bug as well as a lost file, as one
-`NoEntryError`.  What damage is, and how it is noticed: `train/integrity.py`.  When to
-save: `train/loop.py`.
+`NoEntryError`.  What damage is, and how it is noticed: `integrity.py`.  When to save:
+`train/loop.py`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +26,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mhmoe_jax.train import integrity, processes, saved
+from mhmoe_jax.checkpoints import integrity, saved
+from mhmoe_jax.train import processes
 
 
 class Restored(NamedTuple):

@@ -5,8 +5,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
+from mhmoe_jax.checkpoints.saved import load_config, restore_params
 from mhmoe_jax.train.config import RunConfig, resolve
-from mhmoe_jax.train.saved import load_config, restore_params
 
 
 def load_fixed(workdir: str, cfg: RunConfig, step: int | None = None) -> dict:

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from mhmoe_jax.train import checkpoint, saved
-from mhmoe_jax.train.checkpoint import Checkpoints
-from tests.train.states import (
+from mhmoe_jax.checkpoints import checkpoint, saved
+from mhmoe_jax.checkpoints.checkpoint import Checkpoints
+from tests.checkpoints.states import (
   CONFIG,
   abstract,
   assert_same_bits,

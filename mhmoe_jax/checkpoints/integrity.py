@@ -3,7 +3,7 @@
 A checkpoint carries the shape and a checksum of each of its arrays and a fingerprint of
 each of its files.  Here they are taken and compared.  Lost, cut or garbled files are
 damage, which an older checkpoint can repair; arrays of other names or shapes are
-another model, which nothing repairs.  No orbax here: see `train/checkpoint.py`.
+another model, which nothing repairs.  No orbax here: see `checkpoint.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping

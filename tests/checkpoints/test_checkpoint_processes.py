@@ -7,15 +7,16 @@ import sys
 
 import pytest
 
+from tests.checkpoints.states import abstract, assert_same_bits, make_state, save_all
 from tests.train.pair import start_pair
-from tests.train.states import abstract, assert_same_bits, make_state, save_all
 
 HEADER = """
 import os, pathlib, signal, sys, time
 import jax, numpy as np
-from mhmoe_jax.train import checkpoint, processes
+from mhmoe_jax.checkpoints import checkpoint
+from mhmoe_jax.train import processes
 from tests.train.pair import start_pair
-from tests.train.states import CONFIG, abstract, make_mesh, make_state
+from tests.checkpoints.states import CONFIG, abstract, make_mesh, make_state
 """
 
 

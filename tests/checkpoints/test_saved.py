@@ -13,9 +13,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from configs import base
-from mhmoe_jax.train import saved
+from mhmoe_jax.checkpoints import saved
 from mhmoe_jax.train.config import resolve
-from tests.train.states import (
+from tests.checkpoints.states import (
   CONFIG,
   abstract,
   array_file,
