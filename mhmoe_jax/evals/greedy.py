@@ -16,7 +16,7 @@ import numpy as np
 
 from mhmoe_jax import sharding
 from mhmoe_jax.models.config import TransformerConfig
-from mhmoe_jax.models.decoding import empty_caches
+from mhmoe_jax.models.decoding import empty_caches, unstack
 from mhmoe_jax.models.transformer import Decoder
 
 _PIECE = 64  # tokens of prompts, read at once
@@ -45,7 +45,7 @@ class Generator:
     model = Decoder(config)
 
     def spread(caches):
-      return jax.tree.map(lambda x: sharding.constrain(x, "NBLJQ"), caches)
+      return jax.tree.map(lambda x: sharding.constrain(x, "BLJQ"), caches)
 
     def advance(params, caches, tokens_BL, real_B, start):
       places_L = start + jnp.arange(tokens_BL.shape[1])
@@ -59,9 +59,12 @@ class Generator:
       return caches, logits_BV.argmax(axis=-1).astype(jnp.int32)
 
     def read(params, caches, tokens_BL, real_B, start):
+      params = unstack(params, config)
       return advance(params, caches, tokens_BL, real_B, start)[0]
 
     def write(params, caches, token_B, given_BT, real_B, start):
+      params = unstack(params, config)
+
       def step(carry, given_B):
         caches, token_B, place = carry
         caches, best_B = advance(params, caches, token_B[:, None], real_B, place)

@@ -15,14 +15,29 @@ from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.transformer import Decoder
 
 
+def unstack(params, config: TransformerConfig):
+  """Parameters of a `Decoder` with each period of its layers by itself.
+
+  To be done once for many tokens: inside a scan over layers, every token would copy all
+  experts of a layer, of which it needs a few.
+  """
+  rest = {name: x for name, x in params.items() if name != "layers"}
+
+  def take(i):
+    return jax.tree.map(lambda x: x[i], params["layers"])
+
+  count = config.num_layers // config.period
+  return rest | {f"layers_{i}": take(i) for i in range(count)}
+
+
 def empty_caches(
   config: TransformerConfig, batch_size: int, length: int
-) -> list[KeyValues]:
-  """Zeroed caches for `length` tokens, one per block of a period, periods stacked."""
+) -> list[list[KeyValues]]:
+  """Zeroed caches for `length` tokens, one per block, in a list for every period."""
   _, J, Q = config.attention_shape
-  shape = (config.num_layers // config.period, batch_size, length, J, Q)
-  zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-  return [KeyValues(zeros, zeros) for _ in range(config.period)]
+  zeros = jnp.zeros((batch_size, length, J, Q), jnp.dtype(config.dtype))
+  count = config.num_layers // config.period
+  return [[KeyValues(zeros, zeros)] * config.period for _ in range(count)]
 
 
 def filter_logits(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
@@ -31,6 +46,8 @@ def filter_logits(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
   The nucleus is the smallest set of likeliest tokens whose probability reaches `top_p`
   (1904.09751); the likeliest token always stays.
   """
+  if not top_k and top_p >= 1:
+    return logits_BV  # Sorting a vocabulary takes longer than a small model.
   order_BV = jnp.argsort(-logits_BV, axis=-1)
   rank_BV = jnp.argsort(order_BV, axis=-1)
   keep_BV = rank_BV < (top_k or logits_BV.shape[-1])
@@ -73,6 +90,7 @@ def generate(
   """
   moe = dataclasses.replace(config.moe, dispatch="sorted")
   model = Decoder(dataclasses.replace(config, moe=moe))
+  params = unstack(params, config)
   B, L = prompt_BL.shape
 
   def logits_and_caches(tokens_BL, start, caches):

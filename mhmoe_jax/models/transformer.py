@@ -2,7 +2,8 @@
 
 Pre-norm blocks; every `moe_every`-th has an MoE layer. One period of blocks is scanned,
 so that a deep model compiles as fast as a shallow one; layers' parameters are stacked
-along a leading N. Packed documents do not see each other.
+along a leading N. Decoding takes them one by one, because a scan copies every layer's
+experts at every token. Packed documents do not see each other.
 """
 
 from flax import linen as nn
@@ -82,21 +83,22 @@ class Decoder(nn.Module):
     tokens_BL: jax.Array,
     positions_BL: jax.Array,
     segments_BL: jax.Array,
-    caches: list[KeyValues] | None = None,
+    caches: list[list[KeyValues]] | None = None,
     start: jax.Array | int = 0,
-  ) -> tuple[jax.Array, MoeAux | None, list[KeyValues] | None]:
+  ) -> tuple[jax.Array, MoeAux | None, list[list[KeyValues]] | None]:
     """Applies the model.
 
     Args:
       tokens_BL: int32 in [0, V).
       positions_BL: int32, position of each token in its document.
       segments_BL: int32, 0 for padding, else the number of the document in its row.
-      caches: in decoding, `decoding.empty_caches`; then one document per row.
+      caches: in decoding, `decoding.empty_caches`; then there is one document per row,
+        and the parameters are as `decoding.unstack` returns them.
       start: in decoding, the place of the first of these tokens in the caches.
 
     Returns:
       float32 logits (B, L, V); the auxiliary values of the MoE layers, stacked along a
-      leading N, or None if there are none; the caches, if given.
+      leading N, or None if there are none, or caches; the caches, if given.
     """
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
@@ -108,19 +110,17 @@ class Decoder(nn.Module):
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
     x_BLD = constrain(dropout(x_BLD), "BLD")
 
-    period = nn.remat(Period, prevent_cse=False) if cfg.remat else Period
-    x_BLD, (aux, caches) = nn.scan(
-      period,
-      variable_axes={"params": 0},
-      split_rngs={"params": True, "dropout": True},
-      in_axes=(nn.broadcast,) * 3 + (0,),
-      length=cfg.num_layers // cfg.period,
-      unroll=cfg.scan_unroll,
-      # The check traces every layer once more. Initial values count its random draws.
-      check_constancy_invariants=self.is_initializing(),
-    )(
-      cfg, self.deterministic, self.trace, name="layers"
-    )(x_BLD, positions_BL, segments_BL, jnp.asarray(start), caches)
+    if caches is None:
+      x_BLD, aux = self._scan_layers(x_BLD, positions_BL, segments_BL)
+    else:
+      aux, kept = None, []
+      for i, layer_caches in enumerate(caches):
+        layer = Period(cfg, self.deterministic, self.trace, name=f"layers_{i}")
+        x_BLD, (_, layer_caches) = layer(
+          x_BLD, positions_BL, segments_BL, jnp.asarray(start), layer_caches
+        )
+        kept.append(layer_caches)
+      caches = kept
 
     x_BLD = Norm(cfg.norm, cfg.norm_epsilon, name="final_norm")(x_BLD)
     if not cfg.tie_embeddings:
@@ -132,3 +132,20 @@ class Decoder(nn.Module):
       preferred_element_type=jnp.float32,
     )
     return constrain(logits_BLV, "BLV"), aux, caches
+
+  def _scan_layers(self, x_BLD, positions_BL, segments_BL):
+    cfg = self.config
+    period = nn.remat(Period, prevent_cse=False) if cfg.remat else Period
+    x_BLD, (aux, _) = nn.scan(
+      period,
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(nn.broadcast,) * 4,
+      length=cfg.num_layers // cfg.period,
+      unroll=cfg.scan_unroll,
+      # The check traces every layer once more. Initial values count its random draws.
+      check_constancy_invariants=self.is_initializing(),
+    )(
+      cfg, self.deterministic, self.trace, name="layers"
+    )(x_BLD, positions_BL, segments_BL, jnp.asarray(0), None)
+    return x_BLD, aux

@@ -23,6 +23,15 @@ def _piece_sizes(num_rows: int, num_experts: int) -> tuple[int, int]:
   return large, max(16, large // 4)
 
 
+def _for_experts(sizes_E: jax.Array, body: Callable, carry):
+  """Runs `body(expert, carry)` over the experts that have rows, in their order."""
+  busy_E = sizes_E > 0
+  order_E = jnp.argsort(~busy_E, stable=True)
+  return jax.lax.fori_loop(
+    0, busy_E.sum(), lambda i, carry: body(order_E[i], carry), carry
+  )
+
+
 def _in_pieces(start, stop, sizes: tuple[int, int], body: Callable, carry):
   """Runs `body(start of a piece, its size, carry)` over the rows of one expert."""
   large, small = sizes
@@ -60,7 +69,7 @@ def forward(
 
     return _in_pieces(stop_E[e] - sizes_E[e], stop_E[e], sizes, piece, y_pad)
 
-  y_pad = jax.lax.fori_loop(0, sizes_E.shape[0], expert, jnp.zeros_like(x_pad))
+  y_pad = _for_experts(sizes_E, expert, jnp.zeros_like(x_pad))
   return y_pad[: x_TM.shape[0]]
 
 
@@ -109,7 +118,7 @@ def backward(
     return dx_pad, dscale_pad, jax.tree.map(put, dweights, sums)
 
   zeros = jax.tree.map(jnp.zeros_like, (x_pad, scale_pad, weights))
-  dx_pad, dscale_pad, dweights = jax.lax.fori_loop(0, sizes_E.shape[0], expert, zeros)
+  dx_pad, dscale_pad, dweights = _for_experts(sizes_E, expert, zeros)
   return dweights, dx_pad[:T], dscale_pad[:T, 0]
 
 

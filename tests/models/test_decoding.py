@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhmoe_jax.models.decoding import empty_caches, filter_logits, generate
+from mhmoe_jax.models.decoding import empty_caches, filter_logits, generate, unstack
 from mhmoe_jax.models.transformer import Decoder
 from tests.models.test_transformer import B, L, apply, make
 
@@ -17,13 +17,14 @@ def test_cached_decoding_equals_the_whole_sequence(key, changes):
   model = Decoder(config)
   whole_BLV, _, _ = apply(model, params, tokens_BL, positions_BL, segments_BL)
   caches, pieces = empty_caches(config, B, L), []
+  layers = {"params": unstack(params["params"], config)}
   for start, stop in ((0, 5), (5, 6), (6, 8)):
 
     def cut(x, a=start, b=stop):
       return x[:, a:b]
 
     piece, _, caches = apply(
-      model, params, cut(tokens_BL), cut(positions_BL), cut(segments_BL), caches, start
+      model, layers, cut(tokens_BL), cut(positions_BL), cut(segments_BL), caches, start
     )
     pieces.append(piece)
   np.testing.assert_allclose(
