@@ -48,6 +48,7 @@ mhmoe VERB --help tells more."""
 
 # Flags that are paths.
 _PATHS = ("config", "workdir", "out", "text", "data", "trace", "compare", "earlier")
+_PATHS += ("config.init",)
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",

@@ -59,6 +59,11 @@ class Masked(Task):
       )
 
   @property
+  def text_vocabulary(self) -> str:
+    """The name of the vocabulary of texts, alone and with pictures."""
+    return self.data.text.vocabulary
+
+  @property
   def tokens_per_example(self) -> int:
     """Of a picture, a text, and a picture with a text."""
     texts = self.data.text.sequence_length + self.data.pair_length

@@ -91,9 +91,15 @@ TASKS = {
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-  """All of a run; the types of three tables are those of its task."""
+  """All of a run; the types of three tables are those of its task.
+
+  Attributes:
+    task_name: the key of `TASKS`.
+    init: folder of a run whose parameters this one starts from, or "".
+  """
 
   task_name: str
+  init: str
   model: Any
   data: Any
   objective: Any
@@ -124,7 +130,8 @@ def resolve(config: ConfigDict) -> RunConfig:
   if name not in TASKS:
     raise ValueError(f"config.task must be one of {', '.join(TASKS)}, got {name!r}.")
   kind = TASKS[name]
-  types = {"model": kind.model, "data": kind.data, "objective": kind.objective}
+  types = {"init": str, "model": kind.model, "data": kind.data}
+  types |= {"objective": kind.objective}
   types |= {"optimizer": OptimizerConfig, "mesh": MeshConfig, "train": LoopConfig}
   cfg = RunConfig(name, **_check(types, table, "config"))
   cfg.task  # noqa: B018 - tables that do not fit each other are errors here.
