@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,32 @@ def example_inputs(model: EncoderConfig) -> Inputs:
   patches_BPU = jnp.zeros((1, model.num_patches, 3 * model.patch_size**2))
   masked_BP = jnp.zeros(patches_BPU.shape[:2], bool)
   return Inputs(patches_BPU, masked_BP, one_BT, one_BT * 0, one_BT)
+
+
+def batch_shapes(model: EncoderConfig, data: Any, batch_size: int) -> Batch:
+  """Pictures and texts of a training batch as jax.ShapeDtypeStruct."""
+  Y, T = model.picture_size, data.text_length
+  text = jax.ShapeDtypeStruct((batch_size, T), jnp.int32)
+  return {
+    "pixels": jax.ShapeDtypeStruct((batch_size, Y, Y, 3), jnp.uint8),
+    **dict.fromkeys(("tokens", "positions", "segments"), text),
+  }
+
+
+def check_window(model: EncoderConfig, data: Any) -> None:
+  """Raises ValueError unless the model has a position for every token of a text."""
+  if model.text_length < data.text_length:
+    raise ValueError(
+      "model.text_length must be at least data.text_length, got "
+      f"model.text_length={model.text_length}, data.text_length={data.text_length}."
+    )
+
+
+def check_vocabulary(model: EncoderConfig, data: Any) -> None:
+  """Raises ValueError unless the embedding has a row for every token."""
+  from mhmoe_jax.data.vocabularies import check_size
+
+  check_size(data.vocabulary, model.vocab_size)
 
 
 def pool_losses(
