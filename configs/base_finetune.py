@@ -55,4 +55,12 @@ def _vqa(config: ConfigDict) -> None:
   answers.least_count = 1  # of training questions that have it; of VQA v2: 9
 
 
-_TASKS = {"vqa": _vqa}
+def _nlvr(config: ConfigDict) -> None:
+  config.data.pictures.text_key = "comparison"  # of shapes; "statement" of one picture
+  # Pictures of a statement: "two", in the fields "image" and "image2"; "one"; or
+  # "boxes", one that is cut into three, as those of NLVR.
+  config.data.arrangement = "two"
+  config.data.label_key = "label"  # the field that says whether it is true
+
+
+_TASKS = {"vqa": _vqa, "nlvr": _nlvr}

@@ -1,8 +1,7 @@
 """Minutes on two CPU cores: questions about generated pictures of shapes.
 
-  mhmoe train --config configs/tiny_multimodal.py --workdir runs/tiny_mm
-  mhmoe train --config configs/finetune/vqa.py --workdir runs/vqa \\
-    --config.init=runs/tiny_mm
+  mhmoe train --config configs/tiny_multimodal.py --workdir runs/mm
+  mhmoe train --config configs/finetune/vqa.py --config.init=runs/mm --workdir runs/vqa
 
 `configs/finetune/vqa.py:dense` and `:smoe` start from those of tiny_multimodal.py.
 Without `config.init` it trains from scratch. Beside a setting is that of BEiT-3 base on

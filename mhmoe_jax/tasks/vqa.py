@@ -122,6 +122,10 @@ class Vqa(Task):
       "loads": loads,
     }
 
+  def predict(self, params: Params, batch: Batch) -> jax.Array:
+    """The probability of each answer, (B, V), of a batch without labels."""
+    return jax.nn.sigmoid(self._apply(params, batch, None)[0])
+
   def summarize(self, sums: Mapping[str, Sums]) -> VqaEvaluation:
     """Means over the split."""
     (found,) = sums.values()

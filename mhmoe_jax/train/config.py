@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.masked.config import MaskedDataConfig
+from mhmoe_jax.data.pictured.nlvr import NlvrDataConfig
 from mhmoe_jax.data.pictured.vqa import VqaDataConfig
 from mhmoe_jax.models.answering import AnsweringConfig
 from mhmoe_jax.models.config import TransformerConfig
@@ -14,6 +15,7 @@ from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.tasks.language import Language
 from mhmoe_jax.tasks.masked import Masked
 from mhmoe_jax.tasks.masked_objective import MaskedObjectiveConfig
+from mhmoe_jax.tasks.nlvr import Nlvr
 from mhmoe_jax.tasks.objective import ObjectiveConfig
 from mhmoe_jax.tasks.pictured import EncoderObjectiveConfig
 from mhmoe_jax.tasks.task import Task
@@ -91,6 +93,7 @@ TASKS = {
   "language": _Kind(Language, TransformerConfig, DataConfig, ObjectiveConfig),
   "masked": _Kind(Masked, EncoderConfig, MaskedDataConfig, MaskedObjectiveConfig),
   "vqa": _Kind(Vqa, AnsweringConfig, VqaDataConfig, EncoderObjectiveConfig),
+  "nlvr": _Kind(Nlvr, EncoderConfig, NlvrDataConfig, EncoderObjectiveConfig),
 }
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from mhmoe_jax import sharding
 from mhmoe_jax.tasks.task import Params
 from mhmoe_jax.train.config import RunConfig, resolve
-from mhmoe_jax.train.saved import load_config, restore_params
+from mhmoe_jax.train.saved import load_config, restore_params, with_own_answers
 
 
 def load_fixed(workdir: str, cfg: RunConfig, step: int | None = None) -> dict:
@@ -38,7 +38,8 @@ def load_model(
     ValueError: there is no such checkpoint, or it is of another model.
   """
   saved_config = load_config(workdir, step)
-  cfg = resolve(ConfigDict(saved_config) if config is None else config)
+  own = ConfigDict(with_own_answers(saved_config, workdir))
+  cfg = resolve(own if config is None else config)
   same = config is None or config.model.to_dict() == saved_config["model"]
   layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   if same and mesh is None:

@@ -167,11 +167,8 @@ def read_answers(record: Mapping[str, Any], name: str, key: str) -> list[str]:
   found: Any = record
   for part in key.split("/"):
     found = found.get(part) if isinstance(found, Mapping) else None
-  answers = [found] if isinstance(found, str | bytes) else found
-  try:
-    answers = [x.decode() if isinstance(x, bytes) else x for x in answers]
-  except TypeError:
-    answers = []
+  answers = list(found) if isinstance(found, list | tuple | np.ndarray) else [found]
+  answers = [x.decode() if isinstance(x, bytes) else x for x in answers]
   if not any(answers) or not all(isinstance(answer, str) for answer in answers):
     raise ValueError(
       f"every question must have answers, text or a list of it, in {key!r}, got the "
