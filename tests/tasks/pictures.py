@@ -1,6 +1,8 @@
 """A run of masked modelling small enough to train many times in the tests."""
 
-from configs import base_masked
+from configs import base_finetune, base_masked
+from mhmoe_jax.data.pictured.answers import find_answers
+from mhmoe_jax.train.config import resolve
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
 
@@ -42,4 +44,17 @@ def small_masked(directory):
   config.train.log_every = 1
   config.train.eval_every = 4
   config.train.checkpoint_every = 2
+  return config
+
+
+def small_finetune(directory, task):
+  """One block, questions and statements about shapes; starts from `small_masked`."""
+  config = base_finetune.tune(small_masked(directory), task)
+  config.model.num_layers = 1
+  config.model.text_length = config.data.text_length = 62
+  config.data.pictures.num_train = 24
+  config.data.pictures.num_valid = 11
+  if task == "vqa":
+    data = resolve(config).data
+    config.model.num_answers = len(find_answers(data.pictures, data.answers))
   return config
