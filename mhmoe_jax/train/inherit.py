@@ -126,10 +126,15 @@ def inherit(cfg: RunConfig, params: Params, mesh: Mesh) -> Inherited:
   """
   step = saved.newest_step(cfg.init)
   other = load_run(cfg.init, step)
+  _check_models(cfg, other, params)
   shapes = jax.eval_shape(lambda: other.task.init(jax.random.key(0)))
-  _check_models(cfg, other, params, shapes)
-  ours, theirs = _shapes_by_name(params), _shapes_by_name(shapes)
   taken = [name for name in params if name in shapes]
+  if not taken:
+    raise ValueError(
+      f"config.init must be a run with some of {', '.join(params)}, got one with "
+      f"{', '.join(shapes)}, {cfg.init}."
+    )
+  ours, theirs = _shapes_by_name(params), _shapes_by_name(shapes)
   rest = theirs.keys() - ours.keys()
   about = Inheritance(
     workdir=cfg.init,
@@ -146,25 +151,22 @@ def inherit(cfg: RunConfig, params: Params, mesh: Mesh) -> Inherited:
   )
   rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
   found, fixed = restore_on(mesh, rules, cfg.init, shapes, step), {}
-  if other.task.fixed_shapes():
+  if cfg.task.fixed_shapes() and other.task.fixed_shapes():
     fixed = saved.restore_params(cfg.init, sharding.copies(mesh), step, "fixed")
   return Inherited(about, found, fixed)
 
 
-def _check_models(cfg: RunConfig, other: RunConfig, params: Params, shapes: Params):
-  """Raises ValueError where names and numbers tell that nothing can be taken."""
-  if "encoder" in params and "encoder" not in shapes:
+def _check_models(cfg: RunConfig, other: RunConfig, params: Params) -> None:
+  """Raises ValueError where settings tell that nothing can be taken."""
+  if "encoder" in params and not hasattr(other.model, "patch_size"):
     raise ValueError(
       "config.init must be a run with a picture encoder, got a run of task "
       f"{other.task_name}, {cfg.init}."
     )
-  if not params.keys() & shapes.keys():
-    raise ValueError(
-      f"config.init must be a run with some of {', '.join(params)}, got one with "
-      f"{', '.join(shapes)}, {cfg.init}."
-    )
   for name in _SAME:
-    ours, theirs = (getattr(x.model, name, None) for x in (cfg, other))
+    if not (hasattr(cfg.model, name) and hasattr(other.model, name)):
+      continue
+    ours, theirs = getattr(cfg.model, name), getattr(other.model, name)
     if ours != theirs:
       raise ValueError(
         f"config.init must be a run of the same model.{name}, got {name}={ours!r}, "

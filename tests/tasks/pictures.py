@@ -47,10 +47,20 @@ def small_masked(directory):
   return config
 
 
-def small_finetune(directory, task):
-  """One block, questions and statements about shapes; starts from `small_masked`."""
-  config = base_finetune.tune(small_masked(directory), task)
+def small_start(directory):
+  """`small_masked` of one block and one pool, in the dispatch that compiles fastest."""
+  config = small_masked(directory)
   config.model.num_layers = 1
+  config.model.pools = "shared"
+  config.model.moe.dispatch = "einsum"
+  # With room for all.
+  config.model.moe.capacity_factor = config.model.moe.eval_capacity_factor = 8.0
+  return config
+
+
+def small_finetune(directory, task):
+  """Questions or statements about shapes, for what starts from `small_start`."""
+  config = base_finetune.tune(small_start(directory), task)
   config.model.text_length = config.data.text_length = 62
   config.data.pictures.num_train = 24
   config.data.pictures.num_valid = 11

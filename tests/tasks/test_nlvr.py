@@ -1,6 +1,5 @@
 """Judging statements: the head written out over pictures alone, and what is counted."""
 
-import dataclasses
 import math
 
 import jax
@@ -9,7 +8,6 @@ import pytest
 
 from mhmoe_jax.models.encoder import Encoder, Inputs
 from mhmoe_jax.models.patches import normalize, to_patches
-from mhmoe_jax.tasks.nlvr import Nlvr
 from mhmoe_jax.train.config import resolve
 from tests.tasks.pictures import small_finetune
 
@@ -20,8 +18,7 @@ close = np.testing.assert_allclose
 def made(tmp_path_factory):
   """The task, parameters, a training batch, a validation batch, what comes of both."""
   cfg = resolve(small_finetune(tmp_path_factory.mktemp("nlvr"), "nlvr"))
-  moe = dataclasses.replace(cfg.model.moe, dispatch="einsum", eval_capacity_factor=8.0)
-  task = Nlvr(dataclasses.replace(cfg.model, moe=moe), cfg.data, cfg.objective)
+  task = cfg.task
   shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
   draw = np.random.default_rng(0)
   params = jax.tree.map(

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 
 from mhmoe_jax import sharding
-from mhmoe_jax.codes.fit import fit
-from mhmoe_jax.data.masked.rows import sample_pictures
 from mhmoe_jax.train.checkpoint import Checkpoints
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.inherit import inherit
@@ -22,11 +20,10 @@ def masked(tmp_path_factory):
   cfg = resolve(config)
   shapes = jax.eval_shape(lambda: cfg.task.init(jax.random.key(0)))
   draw = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: jax.numpy.asarray(draw.standard_normal(x.shape), x.dtype), shapes
+  state = jax.tree.map(
+    lambda x: jax.numpy.asarray(draw.standard_normal(x.shape), x.dtype),
+    {"params": shapes, "fixed": cfg.task.fixed_shapes()},
   )
-  fixed = fit(cfg.task.codes, sample_pictures(cfg.data, 16), steps=3, seed=0).arrays
-  state = {"params": params, "fixed": jax.tree.map(jax.numpy.asarray, fixed)}
   with Checkpoints(folder, 1) as checkpoints:
     checkpoints.save(5, state, {0: b""}, config.to_dict())
     checkpoints.wait()
