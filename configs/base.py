@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
   """The defaults: a small MH-MoE decoder on the bundled corpus."""
   config = ConfigDict()
   config.task = "language"  # what the model learns: the next token of a text
+  config.init = ""  # folder of a run whose parameters this one starts from
 
   config.model = model = ConfigDict()
   model.vocab_size = 264  # rows of the embedding, at least those of the vocabulary
@@ -116,6 +117,7 @@ def get_config() -> ConfigDict:
   optimizer.b2 = 0.98
   optimizer.eps = 1e-6
   optimizer.clip_norm = 1.0
+  optimizer.layer_decay = 1.0  # of the learning rate, from each block to the one below
 
   config.mesh = mesh = ConfigDict()
   mesh.replica = 1  # slices, over the data-centre network

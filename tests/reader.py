@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 import tensorflow_datasets as tfds
 
 from mhmoe_jax import cli, sharding
+from mhmoe_jax.evals import asking
 from mhmoe_jax.interop import upcycling
 from mhmoe_jax.plan import compile as aot
 from mhmoe_jax.plan import report, sweep
@@ -73,6 +74,7 @@ class Reader:
     monkeypatch.setattr(sweep, "compile_step", self._compile)
     monkeypatch.setattr(upcycling, "upcycle", self._upcycle)
     monkeypatch.setattr(run_codes, "fit", self._fit)
+    monkeypatch.setattr(asking, "ask", self._ask)
     self.trained = []  # configs, as `loop.train` got them
 
   def type(self, line: str) -> None:
@@ -123,6 +125,11 @@ class Reader:
 
   def _fit(self, data, codes, picture_size, folder, tell):
     """What `mhmoe image-tokenizer` calls: the config is whole."""
+    raise _TrainedEnough
+
+  def _ask(self, cfg, params, image, question):
+    """What `mhmoe ask` calls: there is a model, be it of text."""
+    assert image, question
     raise _TrainedEnough
 
   def _count(self, cfg):

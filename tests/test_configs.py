@@ -45,9 +45,16 @@ def shrink(config):
   tests of their own: a program's size is its time to compile.
   """
   model, moe = config.model, config.model.moe
-  if config.task == "masked":
+  if config.task != "language":
     model.picture_size, model.patch_size, model.num_codes = 16, 8, 8
-    config.data.text.sequence_length = config.data.pair_length = model.text_length = 8
+    model.text_length = 8
+    if config.task == "masked":
+      config.data.text.sequence_length = config.data.pair_length = 8
+    else:
+      config.data.text_length = 8
+    if config.task == "vqa":  # One program for all: optimizers differ in numbers.
+      config.optimizer = base.get_config().optimizer
+      config.train.num_steps = 100
     model.moe_last = min(model.moe_last, 2)
     model.drop_path = 0.0
     config.train.batch_size = 8

@@ -7,7 +7,7 @@ import subprocess
 from ml_collections import ConfigDict
 import pytest
 
-from configs import base, base_masked
+from configs import base, base_finetune, base_masked
 from mhmoe_jax import cli
 from tests import reader
 
@@ -72,6 +72,8 @@ def test_settings_exist(page):
   """Dotted names in prose, `data.streams` or `--config.mesh.data=2`, are settings."""
   tables = "model|moe|data|objective|optimizer|mesh|train"
   known = {*names_of(base.get_config()), *names_of(base_masked.get_config())}
+  for task in ("vqa", "nlvr"):
+    known |= {*names_of(base_finetune.tune(base_masked.get_config(), task))}
   known |= {name.removeprefix("model.") for name in known if ".moe." in name}
   text = page.read_text()
   named = re.findall(r"--config\.([a-z_.]+)", text)

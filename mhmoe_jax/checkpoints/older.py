@@ -2,7 +2,8 @@
 
 from typing import Any
 
-# Keys of tables that runs of language may be older than, and what such runs did.
+# Keys that runs may be older than, and what such runs did: of any task, of language.
+_YOUNGER_OF_ALL = {"init": "", "optimizer": {"layer_decay": 1.0}}
 _YOUNGER = {
   "data": {"prepared": ""},
   "train": {
@@ -37,7 +38,7 @@ _YOUNGER = {
 
 def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   """A saved config that may be older than some of today's keys, with all of them."""
-  config = {"task": "language"} | config
+  config = _supply({"task": "language"} | config, _YOUNGER_OF_ALL)
   if config["task"] != "language":
     return config
   if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):

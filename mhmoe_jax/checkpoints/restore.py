@@ -1,11 +1,14 @@
 """A trained model from a workdir."""
 
+from typing import Any
+
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from mhmoe_jax import sharding
-from mhmoe_jax.checkpoints.saved import load_config, restore_params
+from mhmoe_jax.checkpoints.saved import load_config, restore_params, with_own_answers
+from mhmoe_jax.tasks.task import Params
 from mhmoe_jax.train.config import RunConfig, resolve
 
 
@@ -35,7 +38,8 @@ def load_model(
     ValueError: there is no such checkpoint, or it is of another model.
   """
   saved_config = load_config(workdir, step)
-  cfg = resolve(ConfigDict(saved_config) if config is None else config)
+  own = ConfigDict(with_own_answers(saved_config, workdir))
+  cfg = resolve(own if config is None else config)
   same = config is None or config.model.to_dict() == saved_config["model"]
   layout = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   if same and mesh is None:
@@ -43,12 +47,28 @@ def load_model(
   shapes = jax.eval_shape(lambda: cfg.task.init(jax.random.key(0)))
   if mesh is None:
     layouts = jax.tree.map(lambda _: layout, shapes)
-  else:
-    rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
-    layouts = sharding.tree_shardings(shapes, mesh, rules)
+    return cfg, _restore(workdir, shapes, layouts, step)
+  rules = sharding.FSDP if cfg.mesh.fsdp else sharding.REPLICATED
+  return cfg, restore_on(mesh, rules, workdir, shapes, step)
+
+
+def load_run(workdir: str, step: int | None = None) -> RunConfig:
+  """The config of a checkpoint, checked."""
+  return resolve(ConfigDict(load_config(workdir, step)))
+
+
+def restore_on(
+  mesh: Mesh, rules: sharding.AxisRules, workdir: str, shapes: Params, step: int | None
+) -> Params:
+  """The parameters of a checkpoint on a mesh; their names say how they are split."""
+  layouts = sharding.tree_shardings(shapes, mesh, rules)
+  return _restore(workdir, shapes, layouts, step)
+
+
+def _restore(workdir: str, shapes: Params, layouts: Any, step: int | None) -> Params:
   abstract = jax.tree.map(
     lambda x, layout: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
     shapes,
     layouts,
   )
-  return cfg, restore_params(workdir, abstract, step)
+  return restore_params(workdir, abstract, step)

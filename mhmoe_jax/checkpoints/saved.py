@@ -55,6 +55,18 @@ def _find_tokenizer(config: dict[str, Any], workdir: epath.PathLike) -> dict[str
   return config
 
 
+def with_own_answers(config: dict[str, Any], workdir: epath.PathLike) -> dict[str, Any]:
+  """The config of a run of questions, with the answers that the run knows.
+
+  A run that goes on finds them in its training questions, which others may not have.
+  """
+  data = config.get("data", {})
+  own = checkpoints_directory(workdir).parent / "answers.json"
+  if "answers" not in data or data["answers"]["path"] or not own.exists():
+    return config
+  return config | {"data": data | {"answers": data["answers"] | {"path": str(own)}}}
+
+
 def newest_step(workdir: epath.PathLike) -> int:
   """Step of the newest checkpoint under `workdir`; ValueError if there is none."""
   return _read_newest(workdir, None, lambda directory: int(directory.name))

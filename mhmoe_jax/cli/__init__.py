@@ -25,6 +25,7 @@ USAGE = """usage: mhmoe VERB [flags]
   sample     --workdir runs/tiny [--prompt TEXT] [--num_tokens N] [--temperature T]
              [--top_k K] [--top_p P] [--num_samples N] [--seed N]
   eval       --workdir runs/tiny [--text FILE] [--config.data.KEY=VALUE ...]
+  ask        --workdir runs/vqa --image x.png --question "what color is the ring?"
   harness    --workdir runs/tiny --tasks arc_easy,piqa [--data DIR] [--limit N]
              [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
@@ -48,6 +49,7 @@ mhmoe VERB --help tells more."""
 
 # Flags that are paths.
 _PATHS = ("config", "workdir", "out", "text", "data", "trace", "compare", "earlier")
+_PATHS += ("config.init", "image")
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -131,10 +133,11 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
     from mhmoe_jax.cli import text
 
     return {"tokenizer": text.tokenizer, "prepare": text.prepare}[verb]
-  if verb == "image-tokenizer":
+  if verb in ("image-tokenizer", "ask"):
     from mhmoe_jax.cli import pictures
 
-    return pictures.image_tokenizer
+    verbs = {"image-tokenizer": pictures.image_tokenizer, "ask": pictures.ask}
+    return verbs[verb]
   if verb in ("import", "export", "upcycle"):
     from mhmoe_jax.cli import interop
 

@@ -60,9 +60,9 @@ def define_run_config(values, verb: str, argv: list[str]) -> int | None:
 
   asked = find_flag("step", argv)
   step = int(asked) if asked and asked.isdecimal() else saved.newest_step(workdir)
-  config = ConfigDict(saved.load_config(workdir, step))
+  config = saved.with_own_answers(saved.load_config(workdir, step), workdir)
   config_flags.DEFINE_config_dict(
-    "config", config, flag_values=values, sys_argv=["mhmoe", *argv]
+    "config", ConfigDict(config), flag_values=values, sys_argv=["mhmoe", *argv]
   )
   return step
 

@@ -1,4 +1,4 @@
-"""The verb that makes something of the pictures of a config: image-tokenizer."""
+"""Verbs about pictures: image-tokenizer, ask."""
 
 import sys
 
@@ -40,3 +40,20 @@ def image_tokenizer(argv: list[str]) -> None:
   print(f"originals beside what their codes look like: {values.out}/{build.SHEET}")
   print(f"wrote {values.out}, fingerprint {made.fingerprint}; use it with")
   print(f"  {command('train', words)}")
+
+
+def ask(argv: list[str]) -> None:
+  """Prints the likeliest answers to a question about a picture."""
+  from mhmoe_jax.checkpoints import restore
+  from mhmoe_jax.evals import asking
+
+  values = parsing.make_flags()
+  flags.DEFINE_string("workdir", None, "of a run of task vqa", flag_values=values)
+  flags.DEFINE_string("image", None, "a PNG or JPEG", flag_values=values)
+  flags.DEFINE_string("question", None, "about it", flag_values=values)
+  flags.DEFINE_integer("step", None, "of the checkpoint", 0, flag_values=values)
+  step = parsing.define_run_config(values, "ask", argv)
+  parsing.parse(values, "ask", argv, required=("image", "question"))
+  cfg, params = restore.load_model(values.workdir, values.config, step)
+  for answer, probability in asking.ask(cfg, params, values.image, values.question):
+    print(f"{probability:6.1%}  {answer}")

@@ -6,6 +6,8 @@ apart than their own weights and positions. Of its tables of positions the two r
 fairseq's offset leaves unused are not here.
 """
 
+import math
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,3 +64,20 @@ class TextEmbedding(nn.Module):
     position_LD = self.param("position_LD", positions, (cfg.text_length, D))
     x_BTD = embed_VD.astype(dtype)[tokens_BT] + position_LD.astype(dtype)[positions_BT]
     return jnp.where((segments_BT > 0)[..., None], x_BTD, 0)
+
+
+def resize_positions(position_LD: jax.Array, num_patches: int) -> jax.Array:
+  """Positions of a picture for another grid of patches, bicubic; [CLS]'s stays.
+
+  Args:
+    position_LD: of [CLS] and of a square of patches, from left to right, top to bottom.
+    num_patches: of the new square.
+
+  Returns:
+    (1 + num_patches, D).
+  """
+  cls_1D, grid_PD = position_LD[:1], position_LD[1:]
+  old, new = math.isqrt(len(grid_PD)), math.isqrt(num_patches)
+  grid_YXD = grid_PD.reshape(old, old, -1)
+  grid_YXD = jax.image.resize(grid_YXD, (new, new, grid_YXD.shape[-1]), "cubic")
+  return jnp.concatenate([cls_1D, grid_YXD.reshape(num_patches, -1)])

@@ -146,11 +146,13 @@ class Encoder(nn.Module):
     config: see `EncoderConfig`.
     deterministic: False in training: dropout, drop-path, the training capacity factor.
     trace: return what became of every sub-token, `MoeAux.choices`, too.
+    norm_output: False: without the last norm.
   """
 
   config: EncoderConfig
   deterministic: bool = True
   trace: bool = False
+  norm_output: bool = True
 
   @nn.compact
   def __call__(self, inputs: Inputs) -> tuple[jax.Array, Pools]:
@@ -189,6 +191,8 @@ class Encoder(nn.Module):
     # Pictures are never padded, and alone need no mask.
     mask_B1LL = None if inputs.tokens_BT is None else visible(order_BL, segments_BL)
     x_BLD, pools = self._apply_blocks(x_BLD, num_image, mask_B1LL, segments_BL > 0)
+    if not self.norm_output:
+      return x_BLD, pools
     x_BLD = by_modality(
       cfg.backbone == "multiway",
       num_image,

@@ -91,6 +91,11 @@ class Language(Task):
   __hash__ = Task.__hash__
 
   @property
+  def text_vocabulary(self) -> str:
+    """The name of the vocabulary of the text."""
+    return self.data.vocabulary
+
+  @property
   def tokens_per_example(self) -> int:
     """L."""
     return self.data.sequence_length

@@ -7,6 +7,7 @@ of the patch in a visual vocabulary (codes/), which is fixed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhmoe_jax.codes import vocabulary
-from mhmoe_jax.models.encoder import Inputs, Pools
+from mhmoe_jax.models.encoder import Pools
 from mhmoe_jax.models.masked import MaskedModel
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.tasks import filling, run_codes
 from mhmoe_jax.tasks.masked_evaluation import MaskedEvaluation, Part
 from mhmoe_jax.tasks.objective import cross_entropy
+from mhmoe_jax.tasks.pictured import (
+  count_loads,
+  example_inputs,
+  inputs_of,
+  pool_losses,
+)
 from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
 
 
@@ -59,6 +66,11 @@ class Masked(Task):
       )
 
   @property
+  def text_vocabulary(self) -> str:
+    """The name of the vocabulary of texts, alone and with pictures."""
+    return self.data.text.vocabulary
+
+  @property
   def tokens_per_example(self) -> int:
     """Of a picture, a text, and a picture with a text."""
     texts = self.data.text.sequence_length + self.data.pair_length
@@ -72,12 +84,9 @@ class Masked(Task):
 
   def init(self, key: jax.Array) -> Params:
     """Freshly initialised parameters; to be called outside `jax.set_mesh`."""
-    one_BL = jnp.ones((1, 1), jnp.int32)
-    patches_BPU = jnp.zeros((1, self.model.num_patches, self.codes.patch_dim))
-    masked_BP = jnp.zeros(patches_BPU.shape[:2], bool)
-    inputs = Inputs(patches_BPU, masked_BP, one_BL, one_BL * 0, one_BL)
-    model = MaskedModel(self.model)
-    return model.init(key, inputs, one_BL * 0, one_BL * 0)["params"]
+    place_BJ = jnp.zeros((1, 1), jnp.int32)
+    inputs = example_inputs(self.model)
+    return MaskedModel(self.model).init(key, inputs, place_BJ, place_BJ)["params"]
 
   def fixed_shapes(self) -> Params:
     """The arrays of the visual vocabulary as jax.ShapeDtypeStruct."""
@@ -154,7 +163,8 @@ class Masked(Task):
         found = guesses[modality]
         shares[f"{name}/loss"] = found.nll / totals[name]
         shares[f"{name}/accuracy"] = found.correct / totals[name]
-      loss, metrics = self._router_losses(kind, pools)
+      naming = functools.partial(_name, kind)
+      loss, metrics = pool_losses(self.objective, pools, naming)
       mean += weight * loss
       means |= metrics
     return Loss(share, mean, {"loss": share, **shares}, means)
@@ -163,10 +173,8 @@ class Masked(Task):
     """Nats, right guesses and places of each modality, and loads times the tokens."""
     guesses, pools = self._guess(params, fixed, batch, None)
     sums = {modality: found._asdict() for modality, found in guesses.items()}
-    for aux in pools.values():
-      for modality, part in aux.parts.items():
-        tokens = self._count_tokens(batch, modality)
-        sums[modality] |= {"load_NHE": part.stats.load_HE * tokens, "tokens": tokens}
+    for modality, load in count_loads(inputs_of(self.model, batch), pools).items():
+      sums[modality] |= load
     return sums
 
   def summarize(self, sums: Mapping[str, Sums]) -> MaskedEvaluation:
@@ -241,16 +249,9 @@ class Masked(Task):
 
   def _apply(self, params: Params, batch: Batch, rngs: Any):
     """Logits of codes and of tokens at masked places, and auxiliary values."""
-    picture = {}
-    if "pixels" in batch:
-      patches_BPU = normalize(to_patches(batch["pixels"], self.model.patch_size))
-      picture = {"patches_BPU": patches_BPU, "masked_BP": batch["masked"]}
-      picture["real_B"] = batch["real"] > 0 if "real" in batch else None
-    names = ("tokens", "positions", "segments") if "tokens" in batch else ()
-    text = {f"{name}_BT": batch[name] for name in names}
     return MaskedModel(self.model, deterministic=rngs is None).apply(
       {"params": params},
-      Inputs(**picture, **text),
+      inputs_of(self.model, batch),
       batch.get("patch_places"),
       batch.get("token_places"),
       rngs=rngs,
@@ -273,35 +274,6 @@ class Masked(Task):
     if tokens_BJV is not None:
       guesses["text"] = _score(tokens_BJV, batch["targets"], batch["weights"])
     return guesses, pools
-
-  def _count_tokens(self, batch: Batch, modality: str) -> jax.Array:
-    """Tokens of a modality that are not padding."""
-    if modality == "text":
-      return (batch["segments"] > 0).sum().astype(jnp.float32)
-    real_B = batch.get("real", jnp.ones(len(batch["pixels"])))
-    return real_B.sum() * self.model.num_image
-
-  def _router_losses(
-    self, kind: str, pools: Pools
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    cfg, loss, metrics = self.objective, jnp.float32(0), {}
-    for pool, aux in pools.items():
-      loss += cfg.balance_weight * aux.balance_loss.sum()
-      loss += cfg.router_z_weight * aux.router_z_loss.sum()
-      where = _name(kind, pool)
-      metrics[f"{where}/balance_loss"] = aux.balance_loss
-      metrics[f"{where}/router_z_loss"] = aux.router_z_loss
-      for modality, part in aux.parts.items():
-        unused = jax.nn.relu(cfg.global_entropy_least - part.global_entropy)
-        loss += cfg.local_entropy_weight * part.local_entropy.sum()
-        loss += cfg.global_entropy_weight * unused.sum()
-        where = _name(kind, modality)
-        metrics[f"{where}/local_entropy"] = part.local_entropy
-        metrics[f"{where}/global_entropy"] = part.global_entropy
-        metrics |= {
-          f"{where}/router/{name}": x for name, x in part.stats._asdict().items()
-        }
-    return loss, metrics
 
   def _mask_id(self) -> int:
     from mhmoe_jax.data.vocabularies import make_vocabulary

@@ -2,32 +2,24 @@
 
 import dataclasses
 
-from mhmoe_jax.tasks.objective import ObjectiveConfig
+from mhmoe_jax.tasks.pictured import EncoderObjectiveConfig
 
 KINDS = ("image", "text", "pair")
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedObjectiveConfig(ObjectiveConfig):
+class MaskedObjectiveConfig(EncoderObjectiveConfig):
   """Weights of the losses.
 
-  Attributes:
-    balance_weight: of the balance loss, summed over the MoE layers.
-    router_z_weight: of the router z-loss, likewise.
+  Attributes: as in `EncoderObjectiveConfig`, and
     image_weight: of pictures alone; the loss is the mean of the three kinds, weighted.
     text_weight: of texts alone.
     pair_weight: of pictures with texts.
-    local_entropy_weight: of LIMoE's local loss of each modality (2206.02770).
-    global_entropy_weight: of its global loss.
-    global_entropy_least: nats, above which that is 0; the log of a number of experts.
   """
 
   image_weight: float
   text_weight: float
   pair_weight: float
-  local_entropy_weight: float
-  global_entropy_weight: float
-  global_entropy_least: float
 
   def __post_init__(self):
     super().__post_init__()

@@ -91,6 +91,11 @@ class Task(abc.ABC):
     return hash((type(self), self.model, self.objective, repr(self.data)))
 
   @property
+  def text_vocabulary(self) -> str:
+    """The name of the vocabulary of its text, or "" where there is none."""
+    return ""
+
+  @property
   @abc.abstractmethod
   def tokens_per_example(self) -> int:
     """Tokens, patches included, that an example of every kind has together."""

@@ -7,13 +7,19 @@ from ml_collections import ConfigDict
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.masked.config import MaskedDataConfig
+from mhmoe_jax.data.pictured.nlvr import NlvrDataConfig
+from mhmoe_jax.data.pictured.vqa import VqaDataConfig
+from mhmoe_jax.models.answering import AnsweringConfig
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.tasks.language import Language
 from mhmoe_jax.tasks.masked import Masked
 from mhmoe_jax.tasks.masked_objective import MaskedObjectiveConfig
+from mhmoe_jax.tasks.nlvr import Nlvr
 from mhmoe_jax.tasks.objective import ObjectiveConfig
+from mhmoe_jax.tasks.pictured import EncoderObjectiveConfig
 from mhmoe_jax.tasks.task import Task
+from mhmoe_jax.tasks.vqa import Vqa
 from mhmoe_jax.train.optimizer import OptimizerConfig
 
 
@@ -86,14 +92,22 @@ class _Kind(NamedTuple):
 TASKS = {
   "language": _Kind(Language, TransformerConfig, DataConfig, ObjectiveConfig),
   "masked": _Kind(Masked, EncoderConfig, MaskedDataConfig, MaskedObjectiveConfig),
+  "vqa": _Kind(Vqa, AnsweringConfig, VqaDataConfig, EncoderObjectiveConfig),
+  "nlvr": _Kind(Nlvr, EncoderConfig, NlvrDataConfig, EncoderObjectiveConfig),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-  """All of a run; the types of three tables are those of its task."""
+  """All of a run; the types of three tables are those of its task.
+
+  Attributes:
+    task_name: the key of `TASKS`.
+    init: folder of a run whose parameters this one starts from, or "".
+  """
 
   task_name: str
+  init: str
   model: Any
   data: Any
   objective: Any
@@ -124,7 +138,8 @@ def resolve(config: ConfigDict) -> RunConfig:
   if name not in TASKS:
     raise ValueError(f"config.task must be one of {', '.join(TASKS)}, got {name!r}.")
   kind = TASKS[name]
-  types = {"model": kind.model, "data": kind.data, "objective": kind.objective}
+  types = {"init": str, "model": kind.model, "data": kind.data}
+  types |= {"objective": kind.objective}
   types |= {"optimizer": OptimizerConfig, "mesh": MeshConfig, "train": LoopConfig}
   cfg = RunConfig(name, **_check(types, table, "config"))
   cfg.task  # noqa: B018 - tables that do not fit each other are errors here.

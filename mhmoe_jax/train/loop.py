@@ -12,6 +12,7 @@ from mhmoe_jax import sharding
 from mhmoe_jax.checkpoints.checkpoint import Checkpoints
 from mhmoe_jax.evals.judge import make_judge
 from mhmoe_jax.tasks.task import Evaluation
+from mhmoe_jax.train.begin import begin
 from mhmoe_jax.train.config import describe_changes, resolve
 from mhmoe_jax.train.evaluate import Evaluator
 from mhmoe_jax.train.lock import hold
@@ -19,7 +20,7 @@ from mhmoe_jax.train.optimizer import make_optimizer
 from mhmoe_jax.train.processes import all_or_none, check_same, deal_streams
 from mhmoe_jax.train.report import Report
 from mhmoe_jax.train.signals import stop_signals
-from mhmoe_jax.train.state import abstract_state, init_state
+from mhmoe_jax.train.state import abstract_state
 from mhmoe_jax.train.step import make_train_step
 
 
@@ -77,10 +78,7 @@ def train(
     start = 0 if restored is None else restored.step
     report = run.enter_context(Report(cfg, workdir, start))
     if restored is None:
-      with all_or_none():
-        if jax.process_index() == 0:
-          task.prepare(workdir, report.progress.note)
-      state = init_state(task, optimizer, cfg.train.seed, abstract, workdir)
+      state = begin(cfg, optimizer, abstract, mesh, workdir, report.progress.note)
     else:
       state, note = restored.state, ""
       if start:  # Parameters from elsewhere (interop/) have read nothing yet.

@@ -131,10 +131,10 @@ class _TensorBoard:
   """Event files under a directory; as they are for watching, no failure stops a run."""
 
   def __init__(self, directory: epath.Path):
-    # Here, because it loads tensorflow, which readers of metrics.jsonl do without.
+    # Here, because it loads tensorflow, which readers of metrics.jsonl do without; and
+    # clu's after ours, which is quiet and leaves accelerators alone.
+    from mhmoe_jax.data.quiet import tf  # isort: skip
     from clu import asynclib, metric_writers
-
-    from mhmoe_jax.data.quiet import tf
 
     self._directory = directory
     self._failures = (OSError, asynclib.AsyncError, tf.errors.OpError)

@@ -47,13 +47,16 @@ class ProgressLine:
     if self._first is None:
       self._first = self._last = (step, self._training_time())
 
-  def show(self, step: int, loss: float, rounds: float = 1.0) -> float:
+  def show(
+    self, step: int, loss: float, rounds: float = 1.0, accuracy: float = math.nan
+  ) -> float:
     """Prints the line.
 
     Args:
       step: that is over.
       loss: of it.
       rounds: in which choices were sent to their experts, mean over layers.
+      accuracy: shown in place of a perplexity, where the task has one.
 
     Returns:
       Tokens per second since the line before, or since the first `tick`; NaN if no
@@ -67,6 +70,7 @@ class ProgressLine:
       step,
       self._total_steps,
       loss,
+      accuracy=accuracy,
       rounds=rounds,
       tokens_per_second=speed,
       gone=self._clock() - self._began,
@@ -120,6 +124,7 @@ def progress_text(
   total_steps: int,
   loss: float,
   *,
+  accuracy: float = math.nan,
   rounds: float = 1.0,
   tokens_per_second: float,
   gone: float,
@@ -127,10 +132,11 @@ def progress_text(
 ) -> str:
   """The line that `ProgressLine` prints; times in seconds, NaN for not yet known."""
   perplexity = math.inf if loss > 700 else math.exp(loss)  # exp overflows from 710 on.
+  is_right = f"right {accuracy:.1%}"
   parts = [
     f"step {step:>{len(str(total_steps))}}/{total_steps}",
     f"loss {loss:.3f}",
-    f"ppl {_short(perplexity)}",
+    f"ppl {_short(perplexity)}" if math.isnan(accuracy) else is_right,
   ]
   if rounds > 2:
     parts.append(f"uneven load: {rounds:.1f} rounds")

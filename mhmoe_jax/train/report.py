@@ -61,7 +61,7 @@ class Report:
       row["learning_rate"] = float(self._learning_rate(step - 1))
       rounds = [x for name, x in row.items() if name.endswith("router/rounds")]
       row["tokens_per_second"] = self.progress.show(
-        step, loss, max(rounds, default=1.0)
+        step, loss, max(rounds, default=1.0), row.get("accuracy", math.nan)
       )
       self._writer.write(step, row)
     every = self._cfg.train.image_every

@@ -6,7 +6,10 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-CONFIG = {"task": "language", "mesh": {"data": 8}, "optimizer": {"betas": [0.9, 0.95]}}
+CONFIG = {
+  **{"task": "language", "init": "", "mesh": {"data": 8}},
+  "optimizer": {"betas": [0.9, 0.95], "layer_decay": 1.0},
+}
 
 
 def make_mesh(data, expert):

@@ -214,9 +214,14 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
   assert none["harness_every"] == 0
   assert read_as_config(tmp_path, old) == {
     "task": "language",
+    "init": "",
     "train": {"num_steps": 1, **none},
     "data": {"prepared": "folder", "vocabulary": "bytes"},
   }
+  # Runs of other tasks are older than some, too.
+  old = {"task": "masked", "optimizer": {"b1": 0.9}}
+  expected = {"b1": 0.9, "layer_decay": 1.0}
+  assert read_as_config(tmp_path, old) == old | {"init": "", "optimizer": expected}
 
 
 # What was fixed before the keys below were there.

@@ -1,6 +1,8 @@
 """A run of masked modelling small enough to train many times in the tests."""
 
-from configs import base_masked
+from configs import base_finetune, base_masked
+from mhmoe_jax.data.pictured.answers import find_answers
+from mhmoe_jax.train.config import resolve
 
 TEXT = "the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n"
 
@@ -43,4 +45,27 @@ def small_masked(directory):
   config.train.log_every = 1
   config.train.eval_every = 4
   config.train.checkpoint_every = 2
+  return config
+
+
+def small_start(directory):
+  """`small_masked` of one block and one pool, in the dispatch that compiles fastest."""
+  config = small_masked(directory)
+  config.model.num_layers = 1
+  config.model.pools = "shared"
+  config.model.moe.dispatch = "einsum"
+  # With room for all.
+  config.model.moe.capacity_factor = config.model.moe.eval_capacity_factor = 8.0
+  return config
+
+
+def small_finetune(directory, task):
+  """Questions or statements about shapes, for what starts from `small_start`."""
+  config = base_finetune.tune(small_start(directory), task)
+  config.model.text_length = config.data.text_length = 62
+  config.data.pictures.num_train = 24
+  config.data.pictures.num_valid = 11
+  if task == "vqa":
+    data = resolve(config).data
+    config.model.num_answers = len(find_answers(data.pictures, data.answers))
   return config

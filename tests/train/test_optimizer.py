@@ -1,10 +1,16 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from mhmoe_jax.train.config import resolve
-from mhmoe_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
+from mhmoe_jax.train.optimizer import (
+  decay_mask,
+  layers_above,
+  make_optimizer,
+  make_schedule,
+)
 from tests.golden import golden
 
 
@@ -57,6 +63,59 @@ def test_only_matrices_decay():
   names = ["w_in_EMF", "embed_VD", "unembed_VD", "b_in_EF", "norm_scale_EF", "scale_D"]
   mask = decay_mask({"layers": {name: jnp.zeros(1) for name in names}})
   assert {name for name, on in mask["layers"].items() if on} == set(names[:3])
+
+
+def test_lower_layers_learn_more_slowly(config):
+  """A decoder of 4 blocks; an encoder of 1 dense block and 2 periods of 2."""
+  decoder = {
+    "embed_VD": jnp.ones((3, 2)),
+    "layers": {
+      "block_0": {"ffn": {"w_DF": jnp.ones((2, 2, 5))}},
+      "block_1": {"attention_norm": {"scale_D": jnp.ones((2, 2))}},
+    },
+    "final_norm": {"scale_D": jnp.ones(2)},
+  }
+  above = layers_above(decoder)
+  assert above["embed_VD"] == 5
+  assert above["final_norm"]["scale_D"] == 0
+  np.testing.assert_array_equal(
+    above["layers"]["block_0"]["ffn"]["w_DF"], [[[4]], [[2]]]
+  )
+  np.testing.assert_array_equal(
+    above["layers"]["block_1"]["attention_norm"]["scale_D"], [[3], [1]]
+  )
+  encoder = {
+    "picture": {"cls_D": jnp.ones(2)},
+    "text": {"position_LD": jnp.ones((4, 2))},
+    "layers": {"block_0": {"b_D": jnp.ones((1, 2))}},
+    "moe_layers": {f"block_{i}": {"b_D": jnp.ones((2, 2))} for i in range(2)},
+    "text_final_norm": {"scale_D": jnp.ones(2)},
+  }
+  above = layers_above({"encoder": encoder, "answer_head": {"w_DV": jnp.ones((2, 9))}})
+  assert above["encoder"]["picture"]["cls_D"] == 6
+  assert above["encoder"]["text"]["position_LD"] == 6
+  assert above["encoder"]["text_final_norm"]["scale_D"] == 0
+  assert above["answer_head"]["w_DV"] == 0
+  np.testing.assert_array_equal(above["encoder"]["layers"]["block_0"]["b_D"], [[5]])
+  for i, wanted in enumerate(([[4], [2]], [[3], [1]])):
+    np.testing.assert_array_equal(
+      above["encoder"]["moe_layers"][f"block_{i}"]["b_D"], wanted
+    )
+
+  # The update is that of the same optimizer without, weight decay and all, times 0.5 to
+  # that power; and without, there is nothing more in it.
+  updates = {}
+  for decay in (1.0, 0.5):
+    config.optimizer.layer_decay = decay
+    optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
+    state = optimizer.init(decoder)
+    assert len(state) == (2 if decay == 1 else 3)
+    updates[decay] = optimizer.update(decoder, state, decoder)[0]
+  for x, y, n in zip(
+    *map(jax.tree.leaves, (updates[1.0], updates[0.5], layers_above(decoder))),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x * 0.5**n, y)
 
 
 def test_cosine_by_hand(config):
@@ -112,6 +171,7 @@ def test_three_steps_equal_pytorch(config):
       {"final_fraction": -0.1},
       "final_fraction must be at least 0, got final_fraction=-0.1.",
     ),
+    ({"layer_decay": 0.0}, "layer_decay must be in (0, 1], got layer_decay=0.0."),
     ({"b1": 1.0}, "b1 must be in [0, 1), got b1=1.0."),
     ({"b2": -0.1}, "b2 must be in [0, 1), got b2=-0.1."),
   ],

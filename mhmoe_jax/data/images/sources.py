@@ -2,13 +2,14 @@
 
 * "shapes": generated, needs no files (shapes.py).
 * "files": PNG and JPEG, and an index of JSON lines, {"image": path, ...}.
-* "npz": uint8 pictures of one size, and JSON lines beside them, NAME.npz, NAME.jsonl.
+* "npz": uint8 pictures of one size, and JSON lines beside them, NAME.npz, NAME.jsonl,
+  one for each picture; or lines that tell the number of theirs, {"image": 17, ...}.
 * "tfds": a set of TensorFlow Datasets with an image, in a format of random access.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 import zipfile
 import zlib
 
@@ -18,9 +19,12 @@ import numpy as np
 from mhmoe_jax.data.images import sentences, shapes
 from mhmoe_jax.data.images.decoding import decode
 from mhmoe_jax.data.images.index import index_of, read_index
+from mhmoe_jax.data.images.picture import Picture, Source
+from mhmoe_jax.data.images.tfds_pictures import TfdsSource
 
 SOURCES = ("shapes", "files", "npz", "tfds")
 SPLITS = ("train", "validation")
+_SECOND = 2**31  # from the number of generated shapes to that of their second picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,22 +78,6 @@ class PictureConfig:
       )
 
 
-class Picture(NamedTuple):
-  """A picture and what is known of it."""
-
-  pixels: np.ndarray  # uint8 (height, width, 3)
-  record: Mapping[str, Any]  # of an index line, or of TFDS without the image
-  name: str  # for errors and reports
-
-
-class Source(Protocol):
-  """Pictures by number."""
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, index: int) -> Picture: ...
-
-
 def open_source(cfg: PictureConfig, split: str, size: int) -> Source:
   """The pictures of a split.
 
@@ -103,7 +91,7 @@ def open_source(cfg: PictureConfig, split: str, size: int) -> Source:
   """
   if cfg.source == "shapes":
     count = cfg.num_train if split == "train" else cfg.num_valid
-    return ShapesSource(cfg.seed, split, count, size)
+    return ShapesSource(cfg.seed, split, count, size, cfg.text_key)
   where = cfg.train if split == "train" else cfg.valid
   if cfg.source == "tfds":
     return TfdsSource(cfg.name, where)
@@ -112,26 +100,48 @@ def open_source(cfg: PictureConfig, split: str, size: int) -> Source:
 
 
 class ShapesSource:
-  """Generated pictures, each with "caption", "question", "answer" and "scene"."""
+  """Generated pictures, each with "caption", "question", "answer" and "scene".
 
-  def __init__(self, seed: int, split: str, count: int, size: int):
+  And with what `text_key` asks for: "statement" about it, or "comparison" with a second
+  picture, and whether that is true.
+  """
+
+  def __init__(self, seed: int, split: str, count: int, size: int, text_key: str = ""):
     self._seed, self._split, self._count, self._size = seed, split, count, size
+    self._text_key = text_key
 
   def __len__(self) -> int:
     return self._count
 
   def __getitem__(self, index: int) -> Picture:
-    scene = shapes.make_scene(self._seed, self._split, index)
+    record, name = self.record(index)
+    return Picture(shapes.render(record["scene"], self._size), record, name)
+
+  def record(self, index: int) -> tuple[Mapping[str, Any], str]:
+    scene = self._scene(index)
     draw = shapes.random_state(self._seed, SPLITS.index(self._split), index, 1)
     asked = sentences.question(scene, draw)
     record = {
       "caption": sentences.caption(scene, draw),
       "question": asked.question,
       "answer": asked.answer,
+      "answer_type": asked.kind,
       "scene": scene,
     }
-    name = f"picture {index} of the {self._split} shapes"
-    return Picture(shapes.render(scene, self._size), record, name)
+    claim = None
+    if self._text_key == "statement":
+      claim = sentences.statement(scene, draw)
+    elif self._text_key == "comparison":
+      claim = sentences.compare(scene, self._scene(index + _SECOND), draw)
+    if claim:
+      record |= {self._text_key: claim.sentence, "label": claim.label}
+    return record, f"picture {index} of the {self._split} shapes"
+
+  def second(self, index: int, key: str) -> np.ndarray:
+    return shapes.render(self._scene(index + _SECOND), self._size)
+
+  def _scene(self, index: int) -> shapes.Scene:
+    return shapes.make_scene(self._seed, self._split, index)
 
 
 class FilesSource:
@@ -151,13 +161,24 @@ class FilesSource:
     return len(self._records)
 
   def __getitem__(self, index: int) -> Picture:
+    record, name = self.record(index)
+    return Picture(self._read(record["image"]), record, name)
+
+  def record(self, index: int) -> tuple[Mapping[str, Any], str]:
     record = self._records[index]
-    path = self._folder / record["image"]
+    return record, str(self._folder / record["image"])
+
+  def second(self, index: int, key: str) -> np.ndarray:
+    record, name = self.record(index)
+    return self._read(_named(record, key, str, "a path", name))
+
+  def _read(self, image: str) -> np.ndarray:
+    path = self._folder / image
     try:
       content = path.read_bytes()
     except OSError as error:
       raise ValueError(f"cannot read {path}: {error.strerror}.") from None
-    return Picture(decode(content, str(path)), record, str(path))
+    return decode(content, str(path))
 
 
 class NpzSource:
@@ -190,18 +211,38 @@ class NpzSource:
       self._records = read_index(index, text_key)
     elif text_key:
       raise ValueError(f"texts must be in lines beside the pictures, got no {index}.")
-    if len(self._records) != len(self._images):
+    self._is_numbered = all(isinstance(x.get("image"), int) for x in self._records)
+    if not self._is_numbered and len(self._records) != len(self._images):
       raise ValueError(
         f"an index must have a line for every picture, got {len(self._records)} lines "
-        f"in {index}, {len(self._images)} pictures."
+        f"in {index}, {len(self._images)} pictures; or lines with the number of theirs "
+        "in 'image'."
       )
 
   def __len__(self) -> int:
-    return len(self._images)
+    return len(self._records)
 
   def __getitem__(self, index: int) -> Picture:
-    name = f"picture {index} of {self._path}"
-    return Picture(self._images[index], self._records[index], name)
+    record, name = self.record(index)
+    if not self._is_numbered:
+      return Picture(self._images[index], record, name)
+    return Picture(self._read(record["image"], name), record, name)
+
+  def record(self, index: int) -> tuple[Mapping[str, Any], str]:
+    what = "line" if self._is_numbered else "picture"
+    return self._records[index], f"{what} {index} of {self._path}"
+
+  def second(self, index: int, key: str) -> np.ndarray:
+    record, name = self.record(index)
+    return self._read(_named(record, key, int, "a number", name), name)
+
+  def _read(self, number: int, name: str) -> np.ndarray:
+    if not 0 <= number < len(self._images):
+      raise ValueError(
+        f"a number of a picture must be below {len(self._images)}, got {number} of "
+        f"{name}."
+      )
+    return self._images[number]
 
 
 class JoinedSource:
@@ -215,43 +256,29 @@ class JoinedSource:
     return int(self._ends[-1])
 
   def __getitem__(self, index: int) -> Picture:
+    part, index = self._find(index)
+    return part[index]
+
+  def record(self, index: int) -> tuple[Mapping[str, Any], str]:
+    part, index = self._find(index)
+    return part.record(index)
+
+  def second(self, index: int, key: str) -> np.ndarray:
+    part, index = self._find(index)
+    return part.second(index, key)
+
+  def _find(self, index: int) -> tuple[Source, int]:
     part = int(np.searchsorted(self._ends, index, side="right"))
-    return self._parts[part][index - (int(self._ends[part - 1]) if part else 0)]
+    return self._parts[part], index - (int(self._ends[part - 1]) if part else 0)
 
 
-class TfdsSource:
-  """A set of TensorFlow Datasets; its feature "image" is the picture."""
-
-  def __init__(self, name: str, split: str):
-    from mhmoe_jax.data.quiet import tfds
-
-    self._name = f"{name} {split}"
-    try:
-      builder = tfds.builder(name)
-      self._rows = builder.as_data_source(split)
-    except (ValueError, AssertionError, NotImplementedError) as error:
-      raise ValueError(
-        f"TFDS must have built {name} in a format of random access, `tfds build "
-        f"{name.split(':')[0]} --file_format=array_record`, got split={split!r}: "
-        f"{str(error).splitlines()[0]}"
-      ) from None
-    if "image" not in builder.info.features:
-      raise ValueError(
-        f"a set of pictures must have the feature 'image', got "
-        f"{', '.join(builder.info.features)} in {name}."
-      )
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, index: int) -> Picture:
-    row = dict(self._rows[index])
-    pixels = row.pop("image")
-    if pixels.dtype != np.uint8 or pixels.shape[2] not in (1, 3):
-      raise ValueError(
-        "a picture must be uint8 with 1 or 3 colours, got "
-        f"{pixels.dtype} {pixels.shape} of picture {index} of {self._name}."
-      )
-    if pixels.shape[2] == 1:
-      pixels = np.repeat(pixels, 3, axis=2)
-    return Picture(pixels, row, f"picture {index} of {self._name}")
+def _named(
+  record: Mapping[str, Any], key: str, kind: type, what: str, name: str
+) -> Any:
+  """How an index names a picture."""
+  if not isinstance(record.get(key), kind):
+    raise ValueError(
+      f"a second picture must be {what} in {key!r}, got the fields "
+      f"{', '.join(record)} of {name}."
+    )
+  return record[key]

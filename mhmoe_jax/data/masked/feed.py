@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 
 from mhmoe_jax.data import validation
-from mhmoe_jax.data.fingerprints import fingerprint
-from mhmoe_jax.data.images.index import files_of
+from mhmoe_jax.data.images.identity import ACCEPT, check_kept, check_same, identify
 from mhmoe_jax.data.images.numbered import NumberedFeed, one_pass
-from mhmoe_jax.data.images.sources import PictureConfig
 from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.data.masked.rows import Rows, Sizes
 from mhmoe_jax.data.streams import make_train_feed
 
 Batch = dict[str, dict[str, np.ndarray]]
-
-_WITH = " With --accept_changed_data the run goes on and begins the "
 
 
 class MaskedFeed(Iterator[Batch]):
@@ -95,22 +91,17 @@ class MaskedFeed(Iterator[Batch]):
     parts = {stream: state.partition(b"\n") for stream, state in states.items()}
     places = [json.loads(place) for place, _, _ in parts.values()]
     for place in places:
-      was, now = place["pipeline"]["codes"], self.pipeline["codes"]
-      if was != now:
-        raise ValueError(
-          "a run must go on with the visual vocabulary that it began with, got "
-          f"{now}, which was {was}."
-        )
+      check_kept(place["pipeline"], self.pipeline, "codes", "visual vocabulary")
     try:
       for place in places:
-        _check_same(place["pipeline"], self.pipeline)
+        check_same(place["pipeline"], self.pipeline)
       texts = {stream: text for stream, (_, _, text) in parts.items()}
       note = self._texts.restore(texts)
     except ValueError as error:
-      problem = str(error).partition(_WITH)[0]
+      problem = str(error).partition(" With --accept_changed_data")[0]
       if accept_changes:
         return f"the data begins anew: {problem}"
-      raise ValueError(f"{problem}{_WITH}data anew.") from None
+      raise ValueError(f"{problem}{ACCEPT}") from None
     self._next = places[0]["batch"]
     for feed in self._pictures.values():
       feed.next_batch = self._next
@@ -152,26 +143,5 @@ def _describe(cfg: MaskedDataConfig, sizes: Sizes, batch_size: int) -> dict[str,
     table = dataclasses.asdict(getattr(cfg, name))
     about |= {f"{name}.{key}": x for key, x in table.items()}
   for name, part in (("images", cfg.images), ("pairs", cfg.pairs)):
-    about |= {f"{name}.{key}": x for key, x in _identify(part).items()}
+    about |= {f"{name}.{key}": x for key, x in identify(part).items()}
   return about
-
-
-def _identify(cfg: PictureConfig) -> dict[str, Any]:
-  """What decides which pictures a training split has, and in which order."""
-  about = {"source": cfg.source, "text_key": cfg.text_key}
-  if cfg.source == "shapes":
-    return about | {"num_train": cfg.num_train, "seed": cfg.seed}
-  about["train"] = cfg.train
-  if cfg.source == "tfds":
-    return about | {"name": cfg.name}
-  # Of a folder of pictures its index: a run cannot read a million of them to begin.
-  return about | fingerprint(files_of(cfg.train))
-
-
-def _check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-  for key in sorted(saved.keys() | now.keys()):
-    if saved.get(key) != now.get(key):
-      raise ValueError(
-        f"the data must be that of the checkpoint, got {key} {now.get(key)!r}, which "
-        f"was {saved.get(key)!r}."
-      )

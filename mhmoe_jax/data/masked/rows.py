@@ -13,11 +13,12 @@ from mhmoe_jax.data.images import masks
 from mhmoe_jax.data.images.augment import augment, squash
 from mhmoe_jax.data.images.index import read_text
 from mhmoe_jax.data.images.numbered import Place, Row
+from mhmoe_jax.data.images.picture import Picture
 from mhmoe_jax.data.images.shapes import random_state
-from mhmoe_jax.data.images.sources import Picture, open_source
+from mhmoe_jax.data.images.sources import open_source
 from mhmoe_jax.data.masked.config import MaskedDataConfig
 from mhmoe_jax.data.masking import mask_tokens
-from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
+from mhmoe_jax.data.pictured.text import TextWindow
 
 _IMAGE, _TEXT, _PAIR = 0, 1, 2  # apart in what is drawn
 _SPLITS = {"train": 0, "validation": 1}
@@ -44,8 +45,9 @@ class Rows:
     self._cfg, self._sizes, self._split = cfg, sizes, split
     self.images = open_source(cfg.images, split, sizes.picture_size)
     self.pairs = open_source(cfg.pairs, split, sizes.picture_size)
-    self._vocabulary = make_vocabulary(cfg.text.vocabulary)
-    self._begin = begin_id(cfg.text.vocabulary)
+    keys = "data.pair_length", "data.cut_pairs"
+    window = cfg.text.vocabulary, cfg.pair_length, cfg.cut_pairs, keys
+    self._window = TextWindow(*window)
 
   def image(self, place: Place) -> Row:
     """A picture: "pixels" uint8 (Y, X, 3), "masked" bool (P,), "patch_places" (J,)."""
@@ -84,23 +86,11 @@ class Rows:
     return image | self._pair_text(text, picture, draw)
 
   def _pair_text(self, text: str, picture: Picture, draw) -> Row:
-    length = self._cfg.pair_length
-    pieces = self._vocabulary.encode(text)
-    if len(pieces) > length - 2 and not self._cfg.cut_pairs:
-      raise ValueError(
-        "a text must fit into data.pair_length with a token before and one behind it, "
-        f"unless data.cut_pairs, got {len(pieces)} tokens, pair_length={length}, of "
-        f"{picture.name}."
-      )
-    pieces = pieces[: length - 2]
-    tokens = np.zeros(length, np.int32)
-    tokens[: len(pieces) + 2] = [self._begin, *pieces, self._vocabulary.eos_id]
-    places = np.arange(length, dtype=np.int32)
-    maskable = (places > 0) & (places <= len(pieces))
-    return {
-      "positions": places,
-      "segments": (places < len(pieces) + 2).astype(np.int32),
-    } | self._mask(tokens, maskable, self._cfg.mask.pair_text, draw)
+    row = self._window(text, picture.name)
+    last = row["segments"].sum() - 1
+    maskable = (row["positions"] > 0) & (row["positions"] < last)
+    ratio = self._cfg.mask.pair_text
+    return row | self._mask(row["tokens"], maskable, ratio, draw)
 
   def _image(self, picture: Picture, augmentation, ratio: float, draw) -> Row:
     size = self._sizes.picture_size

@@ -1,0 +1,1 @@
+"""Pictures with a text, and labels: what fine-tuned tasks read."""
