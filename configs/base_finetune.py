@@ -20,7 +20,7 @@ def tune(masked: ConfigDict, task: str) -> ConfigDict:
 
   Args:
     masked: its optimizer, mesh and loop stay as they are, too.
-    task: "vqa" or "nlvr".
+    task: "vqa", "nlvr" or "captioning".
   """
   config = masked.copy_and_resolve_references()
   config.unlock()
@@ -63,4 +63,18 @@ def _nlvr(config: ConfigDict) -> None:
   config.data.label_key = "label"  # the field that says whether it is true
 
 
-_TASKS = {"vqa": _vqa, "nlvr": _nlvr}
+def _captioning(config: ConfigDict) -> None:
+  data = config.data
+  data.pictures.text_key = "caption"
+  data.text_length = 216  # the longest caption of shapes has 214 characters
+  data.mask_share = 0.7  # of the tokens of a caption, its end included
+  data.random_share = 0.1  # of masked tokens, which become any token, as in BERT
+  data.kept_share = 0.1
+  objective = config.objective
+  objective.label_smoothing = 0.1  # share of a target that all tokens have alike
+  objective.num_beams = 3
+  objective.length_penalty = 0.6  # power of the length that log-probabilities have
+  objective.num_captions = 64  # that an evaluation writes and scores
+
+
+_TASKS = {"vqa": _vqa, "nlvr": _nlvr, "captioning": _captioning}

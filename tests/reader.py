@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 import tensorflow_datasets as tfds
 
 from mhmoe_jax import cli, sharding
-from mhmoe_jax.evals import asking
+from mhmoe_jax.evals import asking, captioning
 from mhmoe_jax.interop import upcycling
 from mhmoe_jax.plan import compile as aot
 from mhmoe_jax.plan import report, sweep
@@ -51,6 +51,10 @@ def furnish(folder: pathlib.Path) -> None:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(TEXT * 20)
+  for name in ("x.png", "pictures/1.png"):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
   write(folder / "tasks", {task: HUB[task] for task in ("arc_easy", "piqa")})
 
 
@@ -75,6 +79,7 @@ class Reader:
     monkeypatch.setattr(upcycling, "upcycle", self._upcycle)
     monkeypatch.setattr(run_codes, "fit", self._fit)
     monkeypatch.setattr(asking, "ask", self._ask)
+    monkeypatch.setattr(captioning, "Captioner", self._caption)
     self.trained = []  # configs, as `loop.train` got them
 
   def type(self, line: str) -> None:
@@ -130,6 +135,10 @@ class Reader:
   def _ask(self, cfg, params, image, question):
     """What `mhmoe ask` calls: there is a model, be it of text."""
     assert image, question
+    raise _TrainedEnough
+
+  def _caption(self, cfg, mesh):
+    """What `mhmoe caption` calls: there is a picture, and a model, be it of text."""
     raise _TrainedEnough
 
   def _count(self, cfg):

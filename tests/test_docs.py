@@ -72,7 +72,7 @@ def test_settings_exist(page):
   """Dotted names in prose, `data.streams` or `--config.mesh.data=2`, are settings."""
   tables = "model|moe|data|objective|optimizer|mesh|train"
   known = {*names_of(base.get_config()), *names_of(base_masked.get_config())}
-  for task in ("vqa", "nlvr"):
+  for task in ("vqa", "nlvr", "captioning"):
     known |= {*names_of(base_finetune.tune(base_masked.get_config(), task))}
   known |= {name.removeprefix("model.") for name in known if ".moe." in name}
   text = page.read_text()

@@ -28,6 +28,8 @@ USAGE = """usage: mhmoe VERB [flags]
   ask        --workdir runs/vqa --image x.png --question "what color is the ring?"
   harness    --workdir runs/tiny --tasks arc_easy,piqa [--data DIR] [--limit N]
              [--num_fewshot N] [--max_length N] [--step N] [--out results.json]
+  caption    --workdir runs/captioning --images 'x/*.png' [--out captions.jsonl]
+             [--step N] [--config.objective.num_beams=N]
   tokenizer  --config CONFIG --vocab_size N --out PATH.model
   prepare    --config CONFIG --out DIR [--shards N]
   image-tokenizer --config CONFIG --out DIR [--config.data.codes.kind=vqvae]
@@ -49,7 +51,7 @@ mhmoe VERB --help tells more."""
 
 # Flags that are paths.
 _PATHS = ("config", "workdir", "out", "text", "data", "trace", "compare", "earlier")
-_PATHS += ("config.init", "image")
+_PATHS += ("config.init", "image", "images")
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -129,6 +131,10 @@ def _find(verb: str) -> Callable[[list[str]], int | None] | None:
     from mhmoe_jax.cli import evaluating
 
     return evaluating.harness
+  if verb == "caption":
+    from mhmoe_jax.cli import captions
+
+    return captions.caption
   if verb in ("tokenizer", "prepare"):
     from mhmoe_jax.cli import text
 

@@ -155,6 +155,18 @@ def count_token_bytes(vocabulary: Vocabulary) -> np.ndarray:
   return np.array([len(vocabulary.spell(token)) for token in tokens], np.int32)
 
 
+def find_drawable(vocabulary: Vocabulary, vocab_size: int) -> np.ndarray:
+  """Which rows of a model of `vocab_size` may be drawn, (V,) bool: text, and the end.
+
+  Not pad, unk and other control tokens, and no id that no token has, of which cl100k
+  has some among its tokens and a model perhaps more behind them.
+  """
+  drawable_V = np.zeros(vocab_size, bool)
+  drawable_V[: vocabulary.vocab_size] = count_token_bytes(vocabulary) > 0
+  drawable_V[vocabulary.eos_id] = True
+  return drawable_V
+
+
 def _no_vocabulary(name: str, error: Exception) -> ValueError:
   return ValueError(
     "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's path,"

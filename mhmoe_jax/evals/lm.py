@@ -16,10 +16,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 import numpy as np
 
-from mhmoe_jax.data.vocabularies import begin_id, make_vocabulary
+from mhmoe_jax.data.vocabularies import begin_id, find_drawable, make_vocabulary
 from mhmoe_jax.evals.greedy import Generator
 from mhmoe_jax.evals.rows import Request
-from mhmoe_jax.evals.sampling import find_drawable
 from mhmoe_jax.evals.scoring import Scorer
 from mhmoe_jax.train.config import RunConfig
 from mhmoe_jax.train.progress import format_duration

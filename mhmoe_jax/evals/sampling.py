@@ -4,14 +4,8 @@ import logging
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mhmoe_jax.data.vocabularies import (
-  Vocabulary,
-  begin_id,
-  count_token_bytes,
-  make_vocabulary,
-)
+from mhmoe_jax.data.vocabularies import begin_id, find_drawable, make_vocabulary
 from mhmoe_jax.models.decoding import generate
 from mhmoe_jax.train.config import RunConfig
 
@@ -71,15 +65,3 @@ def sample_texts(
       tokens = tokens[: tokens.index(vocabulary.eos_id)]
     texts.append(prompt + vocabulary.decode(tokens, after=prompt))
   return texts
-
-
-def find_drawable(vocabulary: Vocabulary, vocab_size: int) -> np.ndarray:
-  """Which rows of a model of `vocab_size` may be drawn, (V,) bool: text, and the end.
-
-  Not pad, unk and other control tokens, and no id that no token has, of which cl100k
-  has some among its tokens and a model perhaps more behind them.
-  """
-  drawable_V = np.zeros(vocab_size, bool)
-  drawable_V[: vocabulary.vocab_size] = count_token_bytes(vocabulary) > 0
-  drawable_V[vocabulary.eos_id] = True
-  return drawable_V

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any
 
-from mhmoe_jax.moe.config import DROPLESS, NORMS, FfnStyle, MoeConfig, check_fields
+from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
 
 FFNS = ("dense", "smoe", "mhmoe")
 QK_NORMS = ("none", "head", "whole")
@@ -138,11 +138,7 @@ class TransformerConfig:
   @property
   def dropless(self) -> "TransformerConfig":
     """The same model, whose MoE layers find room for every sub-token."""
-    if self.moe.dispatch in DROPLESS:
-      return self
-    return dataclasses.replace(
-      self, moe=dataclasses.replace(self.moe, dispatch="sorted")
-    )
+    return dataclasses.replace(self, moe=self.moe.dropless)
 
   @property
   def period(self) -> int:

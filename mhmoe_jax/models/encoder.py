@@ -15,6 +15,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.models.attention import KeyValues
 from mhmoe_jax.models.embedding import PictureEmbedding, TextEmbedding
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.multiway import EncoderAttention, by_modality
@@ -39,6 +40,9 @@ class Inputs(NamedTuple):
 
 # Auxiliary values of MoE layers by pool: "shared", or "image" and "text".
 Pools = dict[str, MoeAux]
+# Keys and values by part of the model, "layers" and "moe_layers"; one for each block of
+# a period, with periods stacked, (N, B, places, A, Q).
+Caches = dict[str, list[KeyValues]]
 
 
 class EncoderBlock(nn.Module):
@@ -51,7 +55,7 @@ class EncoderBlock(nn.Module):
   trace: bool
 
   @nn.compact
-  def __call__(self, x_BLD, drop_rate, mask_B1LL, real_BL):
+  def __call__(self, x_BLD, drop_rate, mask_B1LL, real_BL, earlier):
     cfg, num_image = self.config, self.num_image
     multiway = cfg.backbone == "multiway"
     norm = cfg.norm, cfg.norm_epsilon
@@ -64,7 +68,8 @@ class EncoderBlock(nn.Module):
       multiway, num_image, x_BLD, lambda p: Norm(*norm, name=f"{p}attention_norm")
     )
     attention = EncoderAttention(cfg, name="attention")
-    x_BLD = add(x_BLD, attention(y_BLD, num_image, mask_B1LL))
+    y_BLD, kept = attention(y_BLD, num_image, mask_B1LL, earlier)
+    x_BLD = add(x_BLD, y_BLD)
     y_BLD = by_modality(
       multiway, num_image, x_BLD, lambda p: Norm(*norm, name=f"{p}ffn_norm")
     )
@@ -75,7 +80,7 @@ class EncoderBlock(nn.Module):
         y_BLD,
         lambda p: DenseFfn(cfg.ffn_dim, cfg.style, name=f"{p}ffn"),
       )
-      return add(x_BLD, y_BLD), {}
+      return add(x_BLD, y_BLD), {}, kept
     pools = {}
 
     def make(prefix):
@@ -100,7 +105,7 @@ class EncoderBlock(nn.Module):
       return apply
 
     y_BLD = by_modality(cfg.pools == "modality", num_image, y_BLD, make)
-    return add(x_BLD, y_BLD), pools
+    return add(x_BLD, y_BLD), pools, kept
 
   def _drop_path(self, y_BLD: jax.Array, rate: jax.Array) -> jax.Array:
     """Leaves a block's sum out of whole examples (1603.09382), in training."""
@@ -123,8 +128,8 @@ class EncoderPeriod(nn.Module):
   trace: bool
 
   @nn.compact
-  def __call__(self, x_BLD, rates_N, mask_B1LL, real_BL):
-    pools = {}
+  def __call__(self, x_BLD, rates_N, mask_B1LL, real_BL, earlier):
+    pools, kept = {}, []
     for i in range(self.num_blocks):
       use_moe = self.use_moe and i == self.num_blocks - 1
       block = EncoderBlock(
@@ -135,8 +140,10 @@ class EncoderPeriod(nn.Module):
         self.trace,
         name=f"block_{i}",
       )
-      x_BLD, pools = block(x_BLD, rates_N[i], mask_B1LL, real_BL)
-    return x_BLD, pools
+      mine = None if earlier is None else tuple(part[i] for part in earlier)
+      x_BLD, pools, one = block(x_BLD, rates_N[i], mask_B1LL, real_BL, mine)
+      kept.append(one)
+    return x_BLD, (pools, kept)
 
 
 class Encoder(nn.Module):
@@ -154,7 +161,6 @@ class Encoder(nn.Module):
   trace: bool = False
   norm_output: bool = True
 
-  @nn.compact
   def __call__(self, inputs: Inputs) -> tuple[jax.Array, Pools]:
     """Applies the model.
 
@@ -165,6 +171,26 @@ class Encoder(nn.Module):
       Hidden states behind the last norm, (B, L, D): [CLS] and patches first, if there
       are pictures. And the auxiliary values of the MoE layers, stacked along a leading
       N.
+    """
+    return self.extend(inputs)[:2]
+
+  @nn.compact
+  def extend(
+    self,
+    inputs: Inputs,
+    earlier: tuple[Caches, ...] | None = None,
+    sees_B1LT: jax.Array | None = None,
+  ) -> tuple[jax.Array, Pools, Caches]:
+    """Applies the model to places behind others, of which it has kept what is needed.
+
+    Args:
+      inputs: the new places.
+      earlier: what was returned for places before them, in parts of any lengths, T
+        places in all; () where there are none. None: keep nothing of the new ones.
+      sees_B1LT: bool, which of those each new place sees; None where there are none.
+
+    Returns:
+      As of `__call__`, and keys and values of the new places.
     """
     cfg = self.config
     dtype = jnp.dtype(cfg.dtype)
@@ -190,23 +216,27 @@ class Encoder(nn.Module):
 
     # Pictures are never padded, and alone need no mask.
     mask_B1LL = None if inputs.tokens_BT is None else visible(order_BL, segments_BL)
-    x_BLD, pools = self._apply_blocks(x_BLD, num_image, mask_B1LL, segments_BL > 0)
+    if sees_B1LT is not None:
+      mask_B1LL = jnp.concatenate([sees_B1LT, mask_B1LL], axis=3)
+    x_BLD, pools, kept = self._apply_blocks(
+      x_BLD, num_image, mask_B1LL, segments_BL > 0, earlier
+    )
     if not self.norm_output:
-      return x_BLD, pools
+      return x_BLD, pools, kept
     x_BLD = by_modality(
       cfg.backbone == "multiway",
       num_image,
       x_BLD,
       lambda p: Norm(cfg.norm, cfg.norm_epsilon, name=f"{p}final_norm"),
     )
-    return x_BLD, pools
+    return x_BLD, pools, kept
 
-  def _apply_blocks(self, x_BLD, num_image: int, mask_B1LL, real_BL):
+  def _apply_blocks(self, x_BLD, num_image: int, mask_B1LL, real_BL, earlier):
     """All blocks: those before the first MoE layer in one scan, the others in one."""
     cfg = self.config
     rates_N = jnp.linspace(0.0, cfg.drop_path, cfg.num_layers)
     last = 0 if cfg.ffn == "dense" else cfg.moe_last
-    first, pools = cfg.num_layers - last, {}
+    first, pools, kept = cfg.num_layers - last, {}, {}
     period = nn.remat(EncoderPeriod, prevent_cse=False) if cfg.remat else EncoderPeriod
     for name, start, stop, size, use_moe in (
       ("layers", 0, first, 1, False),
@@ -214,13 +244,14 @@ class Encoder(nn.Module):
     ):
       if start == stop:
         continue
-      x_BLD, pools = nn.scan(
+      mine = None if earlier is None else tuple(part[name] for part in earlier)
+      x_BLD, (pools, kept[name]) = nn.scan(
         period,
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=(stop - start) // size,
       )(
         cfg, size, use_moe, self.deterministic, num_image, self.trace, name=name
-      )(x_BLD, rates_N[start:stop].reshape(-1, size), mask_B1LL, real_BL)
-    return x_BLD, pools
+      )(x_BLD, rates_N[start:stop].reshape(-1, size), mask_B1LL, real_BL, mine)
+    return x_BLD, pools, kept

@@ -95,6 +95,11 @@ class EncoderConfig:
     return self.moe
 
   @property
+  def dropless(self) -> "EncoderConfig":
+    """The same model, whose MoE layers find room for every sub-token."""
+    return dataclasses.replace(self, moe=self.moe.dropless)
+
+  @property
   def style(self) -> FfnStyle:
     """Of the dense FFNs."""
     return FfnStyle.of(self)

@@ -10,6 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from mhmoe_jax.models.attention import KeyValues
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.norm import Norm
 from mhmoe_jax.sharding import constrain
@@ -78,14 +79,22 @@ class FromHeads(nn.Module):
 
 
 class EncoderAttention(nn.Module):
-  """Self-attention under a mask, without positions; (B, L, D) -> (B, L, D)."""
+  """Self-attention under a mask, without positions; (B, L, D) -> (B, L, D).
+
+  Places may see earlier ones, too, of which keys and values are all that is left: then
+  it returns their own as well.
+  """
 
   config: EncoderConfig
 
   @nn.compact
   def __call__(
-    self, x_BLD: jax.Array, num_image: int, mask_B1LL: jax.Array | None
-  ) -> jax.Array:
+    self,
+    x_BLD: jax.Array,
+    num_image: int,
+    mask_B1LL: jax.Array | None,
+    earlier: tuple[KeyValues, ...] | None = None,
+  ) -> tuple[jax.Array, KeyValues | None]:
     cfg = self.config
     A = cfg.num_attention_heads
     Q = cfg.embed_dim // A
@@ -99,10 +108,15 @@ class EncoderAttention(nn.Module):
       )
       for n in ("q", "k", "v")
     )
+    kept = None
+    if earlier is not None:
+      kept = KeyValues(k_BLAQ, v_BLAQ)
+      parts = zip(*earlier, kept, strict=True)
+      k_BLAQ, v_BLAQ = (jnp.concatenate(part, axis=1) for part in parts)
     o_BLAQ = jax.nn.dot_product_attention(q_BLAQ, k_BLAQ, v_BLAQ, mask=mask_B1LL)
     o_BLD = o_BLAQ.reshape(x_BLD.shape)
     if cfg.sub_ln:
       norm = cfg.norm, cfg.norm_epsilon
       o_BLD = each(o_BLD, lambda p: Norm(*norm, name=f"{p}inner_norm"))
     y_BLD = each(o_BLD, lambda p: FromHeads(A, cfg.use_bias, name=f"{p}o"))
-    return constrain(y_BLD, "BLD")
+    return constrain(y_BLD, "BLD"), kept

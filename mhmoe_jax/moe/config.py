@@ -184,6 +184,13 @@ class MoeConfig:
       )
 
   @property
+  def dropless(self) -> "MoeConfig":
+    """The same, in a dispatch that has room for every sub-token."""
+    if self.dispatch in DROPLESS:
+      return self
+    return dataclasses.replace(self, dispatch="sorted")
+
+  @property
   def style(self) -> FfnStyle:
     """Of the experts, and of the one that every token uses."""
     return FfnStyle.of(self)

@@ -7,11 +7,14 @@ from ml_collections import ConfigDict
 
 from mhmoe_jax.data.config import DataConfig
 from mhmoe_jax.data.masked.config import MaskedDataConfig
+from mhmoe_jax.data.pictured.captions import CaptionDataConfig
 from mhmoe_jax.data.pictured.nlvr import NlvrDataConfig
 from mhmoe_jax.data.pictured.vqa import VqaDataConfig
 from mhmoe_jax.models.answering import AnsweringConfig
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.encoder_config import EncoderConfig
+from mhmoe_jax.tasks.captioning import Captioning
+from mhmoe_jax.tasks.captioning_objective import CaptioningObjectiveConfig
 from mhmoe_jax.tasks.language import Language
 from mhmoe_jax.tasks.masked import Masked
 from mhmoe_jax.tasks.masked_objective import MaskedObjectiveConfig
@@ -94,6 +97,9 @@ TASKS = {
   "masked": _Kind(Masked, EncoderConfig, MaskedDataConfig, MaskedObjectiveConfig),
   "vqa": _Kind(Vqa, AnsweringConfig, VqaDataConfig, EncoderObjectiveConfig),
   "nlvr": _Kind(Nlvr, EncoderConfig, NlvrDataConfig, EncoderObjectiveConfig),
+  "captioning": _Kind(
+    Captioning, EncoderConfig, CaptionDataConfig, CaptioningObjectiveConfig
+  ),
 }
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import sentencepiece
+import tiktoken
 
 from mhmoe_jax.data import vocabularies
+from mhmoe_jax.data.bpe import TiktokenVocabulary
 from mhmoe_jax.data.tokenizer import train_sentencepiece
 
 
@@ -17,6 +19,20 @@ def test_bytes(nasty):
   assert token_bytes_V.dtype == np.int32
   assert token_bytes_V.tolist() == [0, 0, 0] + [1] * 256
   assert token_bytes_V[vocabulary.encode(nasty)].sum() == len(nasty.encode())
+
+
+def test_what_may_be_drawn():
+  drawable_V = vocabularies.find_drawable(vocabularies.ByteVocabulary(), 264)
+  assert np.flatnonzero(drawable_V).tolist() == [1, *range(3, 259)]
+  # Between its special tokens cl100k has ids without a token: here 3, 5 and 6.
+  encoding = tiktoken.Encoding(
+    "gaps",
+    pat_str=".",
+    mergeable_ranks={b"a": 0, b"b": 1},
+    special_tokens={"<|endoftext|>": 3, "<|end|>": 6},
+  )
+  drawable_V = vocabularies.find_drawable(TiktokenVocabulary(encoding), 10)
+  assert np.flatnonzero(drawable_V).tolist() == [1, 2, 4]
 
 
 def test_pieces(tmp_path):

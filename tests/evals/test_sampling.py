@@ -3,29 +3,11 @@
 import dataclasses
 
 import jax
-import numpy as np
-import tiktoken
 
-from mhmoe_jax.data.bpe import TiktokenVocabulary
-from mhmoe_jax.data.vocabularies import ByteVocabulary
 from mhmoe_jax.evals import sampling
 from mhmoe_jax.tasks.language import init_params
 from mhmoe_jax.train.config import resolve
 from tests.train.small import small_config
-
-
-def test_what_may_be_drawn():
-  drawable_V = sampling.find_drawable(ByteVocabulary(), 264)
-  assert np.flatnonzero(drawable_V).tolist() == [1, *range(3, 259)]
-  # Between its special tokens cl100k has ids without a token: here 3, 5 and 6.
-  encoding = tiktoken.Encoding(
-    "gaps",
-    pat_str=".",
-    mergeable_ranks={b"a": 0, b"b": 1},
-    special_tokens={"<|endoftext|>": 3, "<|end|>": 6},
-  )
-  drawable_V = sampling.find_drawable(TiktokenVocabulary(encoding), 10)
-  assert np.flatnonzero(drawable_V).tolist() == [1, 2, 4]
 
 
 def test_rows_without_a_token_are_never_said(tmp_path, monkeypatch):

@@ -69,3 +69,35 @@ def small_finetune(directory, task):
     data = resolve(config).data
     config.model.num_answers = len(find_answers(data.pictures, data.answers))
   return config
+
+
+def small_captioning(vocab_size=264):
+  """Captions of at most 18 bytes about 16 patches; 2 steps of 4 examples."""
+  config = base_finetune.tune(base_masked.get_config(), "captioning")
+  config.model.vocab_size = vocab_size
+  config.model.picture_size = 16
+  config.model.text_length = config.data.text_length = 20
+  config.model.num_layers = 1
+  config.model.embed_dim = 16
+  config.model.num_attention_heads = 2
+  config.model.num_codes = 8
+  config.model.ffn_dim = 16
+  config.model.moe_last = 1
+  config.model.drop_path = 0.0
+  config.model.moe.num_heads = 2
+  config.model.moe.num_experts = 4
+  config.model.moe.expert_dim = 8
+  config.data.cut_texts = True
+  config.data.pictures.num_train = 20
+  config.data.pictures.num_valid = 7
+  config.objective.label_smoothing = 0.1
+  config.objective.num_captions = 5
+  config.objective.num_beams = 2
+  config.optimizer.warmup_steps = 2
+  config.mesh.data = 1
+  config.train.num_steps = 2
+  config.train.batch_size = 4
+  config.train.log_every = 1
+  config.train.eval_every = 2
+  config.train.checkpoint_every = 2
+  return config
