@@ -112,7 +112,12 @@ class LabelLoad(NamedTuple):
 
 def label_load(trace: Trace) -> LabelLoad:
   """Load of the experts by label, and the mutual information of label and expert."""
-  labels, label_T = np.unique(trace.label_T.astype(str), return_inverse=True)
+  return load_by(trace, trace.label_T.astype(str))
+
+
+def load_by(trace: Trace, label_T: np.ndarray) -> LabelLoad:
+  """The same for other labels of the tokens, strings."""
+  labels, label_T = np.unique(label_T, return_inverse=True)
   E, (T, N, _, _) = trace.meta.num_experts, trace.expert_TNHK.shape
   count_YNE = np.zeros((len(labels), N, E))
   for n in range(N):

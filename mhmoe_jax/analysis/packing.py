@@ -9,7 +9,6 @@ T tokens, N MoE layers, H heads, K experts per sub-token.
 """
 
 import base64
-import dataclasses
 import gzip
 import json
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from mhmoe_jax.analysis.trace import Trace
-from mhmoe_jax.data.documents import Document
 
 LEVELS = 255
 
@@ -104,14 +102,7 @@ def choose_tokens(trace: Trace, max_tokens: int) -> Trace:
     share = min(counts[label], left // (len(labels) - i))
     keep_T[np.flatnonzero(label_T == label)[:share]] = True
     left -= share
-  kept_U, document_T = np.unique(trace.document_T[keep_T], return_inverse=True)
-  documents: list[Document] = [trace.documents[u] for u in kept_U]
-  arrays = {
-    field.name: getattr(trace, field.name)[keep_T]
-    for field in dataclasses.fields(trace)
-    if field.name not in ("meta", "documents")
-  }
-  return Trace(trace.meta, documents, **(arrays | {"document_T": document_T}))
+  return trace.select(keep_T)
 
 
 def to_script(value: Any) -> str:

@@ -1,13 +1,16 @@
-"""A routing trace on disk: what became of every sub-token of a text.
+"""A routing trace on disk: what became of every sub-token of texts and pictures.
 
 A directory with three files, written by `TraceWriter` and read by `load_trace`:
 
 * meta.json, a `TraceMeta`; it is written last.
-* documents.parquet, a row for each document: label and text, both strings.
+* documents.parquet, a row for each document: label and text, both strings. A picture
+  is a document, whose text is what belongs to it or empty; its row has name, pixels
+  uint8 as bytes, and texture float32 [patches], too.
 * tokens.parquet, a row for each token, in order: document int32, position int32,
   start and stop int64, text string, loss float32, and for MoE layer n lists of fixed
   size, head by head: expert_n int16 [H * K], weight_n float16 [H * K], dropped_n bool
-  [H * K], entropy_n float32 [H].
+  [H * K], entropy_n float32 [H]. With pictures also row and column int16: the patches
+  of a picture come before the words that belong to it, which have -1.
 
 T tokens, N MoE layers, H heads, K experts per sub-token, E experts.
 """
@@ -16,7 +19,6 @@ from collections.abc import Sequence
 import dataclasses
 import json
 import os
-import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +28,6 @@ from pyarrow import parquet
 from mhmoe_jax.data.documents import Document
 
 FORMAT_VERSION = 1
-# Rows of a group: what is held in memory when writing, and the least that is read.
-GROUP_TOKENS = 2**15
-_CHOICES = {"expert": pa.int16(), "weight": pa.float16(), "dropped": pa.bool_()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +44,22 @@ class TraceMeta:
   vocabulary: str
   window: int  # tokens of a document that the model sees together
   data_files: tuple[str, ...]
+  # Pools of experts, each with E of its own: one, or "image" and "text".
+  pools: tuple[str, ...] = ("shared",)
+  picture_size: int = 0  # height and width, pixels; 0: no pictures
+  patch_size: int = 0
   num_tokens: int = 0
   num_documents: int = 0
   format_version: int = FORMAT_VERSION
+
+
+class Pictures(NamedTuple):
+  """Of U documents that are pictures, R rows of C patches each."""
+
+  names: list[str]
+  pixels_UYXC: np.ndarray  # uint8
+  # float32, share of a patch that is known to have a texture; NaN: nobody knows.
+  texture_URC: np.ndarray
 
 
 class Tokens(NamedTuple):
@@ -57,8 +69,13 @@ class Tokens(NamedTuple):
   position_T: np.ndarray  # int32, 0, 1, 2 ... in each document
   start_T: np.ndarray  # int64, bytes from the start of the document
   stop_T: np.ndarray  # int64
-  text_T: np.ndarray  # str objects; bytes that are no character by themselves: <0xE4>
-  loss_T: np.ndarray  # float32, nats, of this token given those before it
+  # str objects; bytes that are no character by themselves: <0xE4>; patches: "code 17",
+  # by their visual code. They have no bytes, and start and stop at 0.
+  text_T: np.ndarray
+  row_T: np.ndarray  # int16, of a patch; -1: a token of text
+  column_T: np.ndarray  # int16, likewise
+  # float32, nats, of this token given those before it; NaN where nothing was told.
+  loss_T: np.ndarray
   expert_TNHK: np.ndarray  # int16, the likeliest first
   weight_TNHK: np.ndarray  # float32, what each expert's output was multiplied by
   dropped_TNHK: np.ndarray  # bool, True where the expert had no slot left
@@ -76,17 +93,66 @@ class Trace:
   start_T: np.ndarray
   stop_T: np.ndarray
   text_T: np.ndarray
+  row_T: np.ndarray
+  column_T: np.ndarray
   loss_T: np.ndarray
   expert_TNHK: np.ndarray
   weight_TNHK: np.ndarray
   dropped_TNHK: np.ndarray
   entropy_TNH: np.ndarray
+  pictures: Pictures | None = None
 
   @property
   def label_T(self) -> np.ndarray:
     """The label of each token's document, as objects."""
     labels = np.array([document.label for document in self.documents], object)
     return labels[self.document_T]
+
+  @property
+  def is_patch_T(self) -> np.ndarray:
+    """Whether a token is a patch of a picture, and not of a text."""
+    return self.row_T >= 0
+
+  @property
+  def modality_T(self) -> np.ndarray:
+    """ "image" for a patch and "text" for a token of text."""
+    return np.where(self.is_patch_T, "image", "text")
+
+  def only_head(self, head: int) -> "Trace":
+    """The same as if there were no other head."""
+    fields = ("expert_TNHK", "weight_TNHK", "dropped_TNHK", "entropy_TNH")
+    one = {name: getattr(self, name)[:, :, [head]] for name in fields}
+    return dataclasses.replace(
+      self, meta=dataclasses.replace(self.meta, num_heads=1), **one
+    )
+
+  def select(self, keep_T: np.ndarray) -> "Trace":
+    """The tokens where `keep_T` is True, and the documents that have any of them."""
+    kept_U, document_T = np.unique(self.document_T[keep_T], return_inverse=True)
+    arrays = {name: getattr(self, name)[keep_T] for name in Tokens._fields}
+    arrays["document_T"] = document_T.astype(np.int32)
+    pictures = self.pictures
+    if pictures is not None:
+      names = [pictures.names[u] for u in kept_U]
+      pictures = Pictures(names, *(x_U[kept_U] for x_U in pictures[1:]))
+    documents = [self.documents[u] for u in kept_U]
+    return Trace(self.meta, documents, **arrays, pictures=pictures)
+
+  def split_pools(self) -> "dict[str, Trace]":
+    """A trace for each pool of experts, by its name; expert e of one is not of another.
+
+    Pictures alone have no tokens in the pool of texts.
+    """
+    if len(self.meta.pools) == 1:
+      return {self.meta.pools[0]: self}
+    parts = {"image": self.is_patch_T, "text": ~self.is_patch_T}
+    return {
+      pool: dataclasses.replace(
+        self.select(parts[pool]), meta=dataclasses.replace(self.meta, pools=(pool,))
+      )
+      for pool in self.meta.pools
+      if parts[pool].any()
+    }
 
 
 def load_trace(path: str | os.PathLike, max_tokens: int | None = None) -> Trace:
@@ -111,7 +177,8 @@ def load_trace(path: str | os.PathLike, max_tokens: int | None = None) -> Trace:
   table = parquet.read_table(os.path.join(path, "documents.parquet"))
   columns = table.slice(0, int(tokens.document_T[-1]) + 1).to_pydict()
   documents = map(Document, columns["label"], columns["text"])
-  return Trace(meta, list(documents), **tokens._asdict())
+  pictures = _to_pictures(columns, meta) if meta.picture_size else None
+  return Trace(meta, list(documents), **tokens._asdict(), pictures=pictures)
 
 
 def load_meta(path: str | os.PathLike) -> TraceMeta:
@@ -128,7 +195,7 @@ def load_meta(path: str | os.PathLike) -> TraceMeta:
       f"a trace must be of format {FORMAT_VERSION}, got format "
       f"{fields['format_version']} at {path}."
     )
-  for name in ("layers", "data_files"):
+  for name in {"layers", "data_files", "pools"} & fields.keys():
     fields[name] = tuple(fields[name])
   return TraceMeta(**fields)
 
@@ -143,99 +210,15 @@ def make_titles(traces: Sequence[Trace]) -> list[str]:
   return titles
 
 
-class TraceWriter:
-  """Writes a trace group by group; what is not finished is not there.
-
-  Until the `with` ends without an exception, all is in a directory of another name.
-
-  Args:
-    path: of the directory to make.
-    meta: what is traced; the numbers of tokens and documents are counted here.
-
-  Raises:
-    ValueError: something is there already.
-  """
-
-  def __init__(self, path: str | os.PathLike, meta: TraceMeta):
-    if os.path.lexists(path):
-      raise ValueError(f"a trace is written to a new directory, got {path}.")
-    self._path, self._meta = os.path.normpath(path), meta
-    self._partial = f"{self._path}.partial"
-    shutil.rmtree(self._partial, ignore_errors=True)
-    os.makedirs(self._partial)
-    self._tokens = self._open("tokens", _token_schema(meta))
-    names = pa.schema(
-      [("label", pa.dictionary(pa.int32(), pa.string())), ("text", pa.large_string())]
-    )
-    self._documents = self._open("documents", names)
-    self._pending, self._num_tokens, self._num_documents = [], 0, 0
-
-  def _open(self, name: str, schema: pa.Schema) -> parquet.ParquetWriter:
-    path = os.path.join(self._partial, f"{name}.parquet")
-    return parquet.ParquetWriter(path, schema, compression="zstd")
-
-  def write_documents(self, documents: list[Document]) -> None:
-    """Appends documents."""
-    arrays = [[d.label for d in documents], [d.text for d in documents]]
-    schema = self._documents.schema
-    self._documents.write_table(pa.table(arrays, schema=schema))
-    self._num_documents += len(documents)
-
-  def write_tokens(self, tokens: Tokens) -> None:
-    """Appends tokens; some are held until a group of them is full."""
-    self._pending.append(tokens)
-    if sum(len(part.loss_T) for part in self._pending) >= GROUP_TOKENS:
-      self._flush()
-
-  def _flush(self) -> None:
-    if not self._pending:
-      return
-    tokens = Tokens(*(np.concatenate(x) for x in zip(*self._pending, strict=True)))
-    table = _to_table(tokens, self._tokens.schema)
-    self._tokens.write_table(table, row_group_size=len(table))
-    self._num_tokens += len(table)
-    self._pending = []
-
-  def __enter__(self) -> "TraceWriter":
-    return self
-
-  def __exit__(self, kind, error, traceback) -> None:
-    if kind is None:
-      self._flush()
-    self._tokens.close()
-    self._documents.close()
-    if kind is not None:
-      return
-    meta = dataclasses.replace(
-      self._meta, num_tokens=self._num_tokens, num_documents=self._num_documents
-    )
-    with open(os.path.join(self._partial, "meta.json"), "w", encoding="utf-8") as file:
-      json.dump(dataclasses.asdict(meta), file, indent=2)
-    os.rename(self._partial, self._path)
-
-
-def _token_schema(meta: TraceMeta) -> pa.Schema:
-  H, K = meta.num_heads, meta.top_k
-  fields = [("document", pa.int32()), ("position", pa.int32()), ("start", pa.int64())]
-  fields += [("stop", pa.int64()), ("text", pa.string()), ("loss", pa.float32())]
-  for n in range(len(meta.layers)):
-    fields += [(f"{x}_{n}", pa.list_(kind, H * K)) for x, kind in _CHOICES.items()]
-    fields.append((f"entropy_{n}", pa.list_(pa.float32(), H)))
-  return pa.schema(fields)
-
-
-def _to_table(tokens: Tokens, schema: pa.Schema) -> pa.Table:
-  arrays = []
-  for field in schema:
-    name, _, n = field.name.partition("_")
-    if not n:
-      arrays.append(pa.array(getattr(tokens, f"{name}_T"), field.type))
-      continue
-    x = tokens.entropy_TNH if name == "entropy" else getattr(tokens, f"{name}_TNHK")
-    flat = np.ascontiguousarray(x[:, int(n)]).reshape(-1)
-    flat = flat.astype(field.type.value_type.to_pandas_dtype())
-    arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(flat), type=field.type))
-  return pa.table(arrays, schema=schema)
+def _to_pictures(columns: dict[str, list], meta: TraceMeta) -> Pictures:
+  size, side = meta.picture_size, meta.picture_size // meta.patch_size
+  pixels = np.frombuffer(b"".join(columns["pixels"]), np.uint8)
+  texture = np.array(columns["texture"], np.float32)
+  return Pictures(
+    columns["name"],
+    pixels.reshape(-1, size, size, 3),
+    texture.reshape(-1, side, side),
+  )
 
 
 def _from_table(table: pa.Table, meta: TraceMeta) -> Tokens:
@@ -251,9 +234,14 @@ def _from_table(table: pa.Table, meta: TraceMeta) -> Tokens:
       x_TNX[:, n] = flat.reshape(len(table), -1)
     return x_TNX.reshape(len(table), N, *shape)
 
-  plain = ("document", "position", "start", "stop", "text", "loss")
+  def plain(name):
+    if name in ("row", "column") and not meta.picture_size:
+      return np.full(len(table), -1, np.int16)
+    return column(name).to_numpy(zero_copy_only=False)
+
+  names = [name.removesuffix("_T") for name in Tokens._fields if name.endswith("_T")]
   return Tokens(
-    *(column(name).to_numpy(zero_copy_only=False) for name in plain),
+    *map(plain, names),
     expert_TNHK=stack("expert", np.int16, H, K),
     weight_TNHK=stack("weight", np.float32, H, K),
     dropped_TNHK=stack("dropped", bool, H, K),

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhmoe_jax.analysis.trace import Tokens, TraceMeta, TraceWriter
+from mhmoe_jax.analysis.trace import Tokens, TraceMeta
+from mhmoe_jax.analysis.trace_writer import TraceWriter
 from mhmoe_jax.data import vocabularies
 from mhmoe_jax.data.documents import Document
 from mhmoe_jax.models.config import TransformerConfig
@@ -177,7 +178,7 @@ def encode(vocabulary, token_bytes_V: np.ndarray, text: str) -> Encoded:
       "a traced vocabulary must lose nothing of a text, got tokens for "
       f"{stop[-1] if tokens.size else 0} of the {len(content)} bytes of {text[:40]!r}."
     )
-  starts = [0, *stop[:-1].tolist()]
+  starts = [0, *stop.tolist()][:-1]
   texts = [_show(content[a:b]) for a, b in zip(starts, stop.tolist(), strict=True)]
   return Encoded(tokens, stop, texts)
 
@@ -248,6 +249,8 @@ def _to_tokens(rows: Rows, held: dict[int, Encoded], nll_BL, choices) -> Tokens:
     start_T=np.concatenate(starts),
     stop_T=np.concatenate(stops),
     text_T=np.array(texts, object),
+    row_T=np.full(len(texts), -1, np.int16),
+    column_T=np.full(len(texts), -1, np.int16),
     # What is predicted at a place is the input of the next.
     loss_T=np.roll(nll_BL, 1, axis=1)[real_BL],
     expert_TNHK=rows_first(choices.expert_BLHK),

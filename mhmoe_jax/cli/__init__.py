@@ -39,6 +39,7 @@ USAGE = """usage: mhmoe VERB [flags]
              [--sweep mesh,capacity,remat,batch] [--json]
   routing trace   --workdir runs/tiny --data FILES --out trace/ [--unit line]
              [--step N] [--max_tokens N] [--name NAME] [--config.model.moe.KEY=VALUE]
+             [--images 'x/*.png' or of the generator, --pairs] [--max_pictures N]
   routing figures --trace trace/,OTHER/ --out figures/ [--max_tokens N]
              [--homographs TSV] [--senses TSV]
   routing report  --trace trace/ [--compare OTHER/] [--earlier STEP_100/,STEP_200/]
@@ -47,7 +48,17 @@ USAGE = """usage: mhmoe VERB [flags]
 mhmoe VERB --help tells more."""
 
 # Flags that are paths.
-_PATHS = ("config", "workdir", "out", "text", "data", "trace", "compare", "earlier")
+_PATHS = (
+  "config",
+  "workdir",
+  "out",
+  "text",
+  "data",
+  "trace",
+  "compare",
+  "earlier",
+  "images",
+)
 _NO_TPU = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_ACCELERATOR_TYPE": "v5litepod-4",

@@ -34,6 +34,8 @@ def make_trace(expert_TNHK, num_experts, documents=None, **fields):
     "start_T": position_T,
     "stop_T": position_T + 1,
     "text_T": np.array([chr(b) for c in content for b in c][:T], object),
+    "row_T": np.full(T, -1, np.int16),
+    "column_T": np.full(T, -1, np.int16),
     "loss_T": np.ones(T, np.float32),
     "expert_TNHK": expert_TNHK,
     "weight_TNHK": np.full(expert_TNHK.shape, 0.5, np.float32),

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mhmoe_jax.analysis import trace
-from mhmoe_jax.analysis.trace import Tokens, TraceMeta, TraceWriter, load_trace
+from mhmoe_jax.analysis import trace, trace_writer
+from mhmoe_jax.analysis.trace import Tokens, TraceMeta, load_trace
+from mhmoe_jax.analysis.trace_writer import TraceWriter
 from mhmoe_jax.data.documents import Document
 
 META = TraceMeta(
@@ -32,6 +33,8 @@ def some_tokens(first, count):
     start_T=order_T % 10,
     stop_T=order_T % 10 + 1,
     text_T=np.array([chr(97 + t % 26) for t in order_T], object),
+    row_T=np.full(count, -1, np.int16),
+    column_T=np.full(count, -1, np.int16),
     loss_T=rng.random(count, np.float32),
     expert_TNHK=rng.integers(0, 8, (count, 2, 3, 2)).astype(np.int16),
     weight_TNHK=rng.integers(0, 9, (count, 2, 3, 2)).astype(np.float32) / 8,
@@ -48,7 +51,7 @@ def write(path, parts):
 
 
 def test_what_is_read_was_written(tmp_path, monkeypatch):
-  monkeypatch.setattr(trace, "GROUP_TOKENS", 6)
+  monkeypatch.setattr(trace_writer, "GROUP_TOKENS", 6)
   parts = [some_tokens(0, 4), some_tokens(4, 4), some_tokens(8, 7)]
   write(tmp_path / "t", parts)
   made = load_trace(tmp_path / "t")
@@ -65,7 +68,7 @@ def test_what_is_read_was_written(tmp_path, monkeypatch):
 
 
 def test_groups_are_written_as_they_fill(tmp_path, monkeypatch):
-  monkeypatch.setattr(trace, "GROUP_TOKENS", 6)
+  monkeypatch.setattr(trace_writer, "GROUP_TOKENS", 6)
   held = []
   with TraceWriter(tmp_path / "t", META) as writer:
     writer.write_documents([Document("en", "abcdefghij")])
