@@ -58,7 +58,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
-  parser.add_argument("--steps", type=int, default=800)
+  parser.add_argument("--steps", type=int, default=400)
   args = parser.parse_args()
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
   prepare(args.data, args.out)

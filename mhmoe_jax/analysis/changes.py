@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mhmoe_jax.analysis.trace import Trace
-from mhmoe_jax.analysis.training import over_training
+from mhmoe_jax.analysis.training import OverTraining, over_training
 from mhmoe_jax.analysis.vega import Chart, columns_of, lines
 
 
@@ -30,10 +30,18 @@ def make_changes(traces: Sequence[Trace]) -> list[Chart]:
   steps = sorted(trace.meta.step for trace in traces)
   if len(set(steps)) < len(steps):
     raise ValueError(f"checkpoints must be of different steps, got steps {steps}.")
-  made = over_training(traces)
-  step_X = made.step_X[:, None]
-  name_N = np.array([f"block {n}" for n in first.layers])
+  split = [trace.split_pools() for trace in traces]
   charts = []
+  for pool in split[0]:
+    made = over_training([parts[pool] for parts in split])
+    charts += _draw(made, first.layers, pool if len(split[0]) > 1 else "")
+  return charts
+
+
+def _draw(made: OverTraining, blocks: Sequence[int], pool: str) -> list[Chart]:
+  step_X = made.step_X[:, None]
+  name_N = np.array([f"block {n}" for n in blocks])
+  where, charts = f" ({pool})" if pool else "", []
   for name, values_XN, says in (
     (
       "active experts",
@@ -64,10 +72,12 @@ def make_changes(traces: Sequence[Trace]) -> list[Chart]:
       "Nats per token of this text.",
     ),
   ):
+    if np.isnan(values_XN).all():
+      continue  # Of pictures nothing is told that could be wrong.
     lines_N = np.array(["model"]) if name == "loss" else name_N
     columns = columns_of(**{"step": step_X, name: values_XN, "line": lines_N})
     spec = lines("step", name, "line", zero=False)
     charts.append(
-      Chart("training", f"{name.capitalize()} by step", says, columns, spec)
+      Chart("training", f"{name.capitalize()} by step{where}", says, columns, spec)
     )
   return charts

@@ -1,22 +1,47 @@
 """The figures of a report: arrays of the analysis as charts with a sentence each."""
 
 from collections.abc import Sequence
+import dataclasses
+import itertools
 
 import numpy as np
 
-from mhmoe_jax.analysis import activation, diversity, drops, heads
+from mhmoe_jax.analysis import activation, diversity, drops, heads, picture_charts
 from mhmoe_jax.analysis.pairs import pair_experts
 from mhmoe_jax.analysis.trace import Trace
 from mhmoe_jax.analysis.training import DEAD_BELOW
-from mhmoe_jax.analysis.vega import Chart, bars, columns_of, grid, heat, lines
+from mhmoe_jax.analysis.vega import Chart, bars, columns_of, grid, heat, join, lines
 
 
 def make_charts(titles: Sequence[str], traces: Sequence[Trace]) -> list[Chart]:
-  """Every chart that the traces allow; each trace is that of one model."""
+  """Every chart that the traces allow; each trace is that of one model.
+
+  A model with a pool of experts for each modality is two here: expert 3 of pictures is
+  another one than expert 3 of texts.
+  """
+  owner, pools, names, parts = [], [], [], []
+  for model, (title, trace) in enumerate(zip(titles, traces, strict=True)):
+    split = trace.split_pools()
+    for pool, part in split.items():
+      owner.append(model)
+      pools.append(pool if len(split) > 1 else None)
+      names.append(f"{title}, {pool}" if len(split) > 1 else title)
+      parts.append(part)
+  return [
+    chart
+    if chart.model is None
+    else dataclasses.replace(chart, model=owner[chart.model], pool=pools[chart.model])
+    for chart in _of_pools(names, parts)
+  ]
+
+
+def _of_pools(titles: Sequence[str], traces: Sequence[Trace]) -> list[Chart]:
+  """The charts; each trace is that of one pool of experts."""
   charts = _use(titles, traces)
   for model, trace in enumerate(traces):
     charts += _heads(model, trace) + pair_experts(model, trace)
-  charts += _diversity(titles, traces) + _positions(titles, traces)
+  charts += _diversity(titles, traces) + picture_charts.make_charts(titles, traces)
+  charts += _positions(titles, traces)
   for model, trace in enumerate(traces):
     charts += _labels(model, trace)
   return charts + _drops(titles, traces)
@@ -54,7 +79,7 @@ def _use(titles, traces) -> list[Chart]:
       "How even the loads are",
       "Healthy: one hill around 1.0. A tall bar at 0 is dead experts, a long tail to "
       "the right is experts that do the work of many.",
-      _join(parts),
+      join(parts),
       bars("load from", "experts", "model"),
     )
   )
@@ -83,7 +108,7 @@ def _use(titles, traces) -> list[Chart]:
         )
       )
     spec = lines(f"threshold, {unit}", "active", "model", log=True)
-    charts.append(Chart("use", f"Active experts by {unit}", says, _join(parts), spec))
+    charts.append(Chart("use", f"Active experts by {unit}", says, join(parts), spec))
   return charts
 
 
@@ -164,13 +189,16 @@ def _diversity(titles, traces) -> list[Chart]:
   )
   spec = bars("distinct experts", "share of tokens", "model")
   return [
-    Chart(
-      "words", "Distinct experts of a token", says, _join(parts), spec, pick="block"
-    )
+    Chart("words", "Distinct experts of a token", says, join(parts), spec, pick="block")
   ]
 
 
 def _positions(titles, traces) -> list[Chart]:
+  texts = [not trace.is_patch_T.any() for trace in traces]
+  titles = list(itertools.compress(titles, texts))
+  traces = list(itertools.compress(traces, texts))
+  if not traces:
+    return []
   parts = []
   for title, trace in zip(titles, traces, strict=True):
     profile = heads.position_profile(trace)
@@ -185,13 +213,15 @@ def _positions(titles, traces) -> list[Chart]:
       "line": np.array([f"{title}, block {n}" for n in trace.meta.layers]),
     }
     parts.append(columns_of(**made))
-  columns = _join(parts)
+  columns = join(parts)
   charts = []
   for name, says in (
     ("entropy", "Healthy: flat, or falling a little while the context is short."),
     ("distinct experts", "Healthy: flat. A step at 0 is the first token of a window."),
     ("loss", "Nats per token: it falls as a token sees more context."),
   ):
+    if name == "loss" and all(np.isnan(trace.loss_T).all() for trace in traces):
+      continue
     spec = lines("position", name, "model" if name == "loss" else "line", zero=False)
     if name == "loss":  # The same for all blocks of a model.
       spec["transform"] = [
@@ -248,8 +278,4 @@ def _drops(titles, traces) -> list[Chart]:
     "that lost all of its sub-tokens: the layer does nothing for it."
   )
   spec = bars("block", "share", "model")
-  return [Chart("drops", "What is dropped", says, _join(parts), spec, pick="what")]
-
-
-def _join(parts: Sequence[dict[str, list]]) -> dict[str, list]:
-  return {name: [v for part in parts for v in part[name]] for name in parts[0]}
+  return [Chart("drops", "What is dropped", says, join(parts), spec, pick="what")]

@@ -60,11 +60,16 @@ def check_same_text(traces: Sequence[Trace]) -> None:
   """Raises ValueError unless all traces have the same tokens of the same documents."""
   first = traces[0]
   for other in traces[1:]:
-    if other.documents != first.documents or not np.array_equal(
-      other.stop_T, first.stop_T
-    ):
+    same = other.documents == first.documents
+    same = same and all(
+      np.array_equal(getattr(other, name), getattr(first, name))
+      for name in ("stop_T", "row_T", "column_T")
+    )
+    if same and first.pictures is not None:
+      same = np.array_equal(first.pictures.pixels_UYXC, other.pictures.pixels_UYXC)
+    if not same:
       raise ValueError(
-        "traces that are compared must be of one text, got others for "
-        f"{first.meta.name} step {first.meta.step} and {other.meta.name} step "
+        "traces that are compared must be of one text or the same pictures, got others "
+        f"for {first.meta.name} step {first.meta.step} and {other.meta.name} step "
         f"{other.meta.step}."
       )

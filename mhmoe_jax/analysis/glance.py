@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mhmoe_jax.analysis import activation, diversity, drops, heads
+from mhmoe_jax.analysis import activation, diversity, drops, heads, modality
 from mhmoe_jax.analysis.trace import Trace
 from mhmoe_jax.analysis.training import DEAD_BELOW
 
@@ -20,7 +20,10 @@ class Row(NamedTuple):
 
 
 def at_a_glance(traces: Sequence[Trace]) -> list[Row]:
-  """The table. What counts as healthy is a rule of thumb and stands in the table."""
+  """The table. What counts as healthy is a rule of thumb and stands in the table.
+
+  Of a model with several pools of experts a value says what each of them has.
+  """
   rows: list[tuple[str, str, Callable[[Trace], tuple[str, bool | None]]]] = [
     (
       "active experts",
@@ -33,15 +36,26 @@ def at_a_glance(traces: Sequence[Trace]) -> list[Row]:
     ("agreement of heads", "same first choice; healthy: under 50 %", _agreement),
     ("dropped choices", "that found no slot; healthy: under 5 %", _dropped),
     ("language by expert", "bits that an expert tells about a token's label", _labels),
+    ("experts of both", "dead for neither patches nor words, of one pool", _both),
     ("bits per byte", "of this text", _bits),
   ]
   made = []
   for name, means, measure in rows:
-    found = [measure(trace) for trace in traces]
+    found = [_of_pools(measure, trace) for trace in traces]
     if any(value for value, _ in found):
       values, healthy = zip(*found, strict=True)
       made.append(Row(name, means, list(values), list(healthy)))
   return made
+
+
+def _of_pools(measure, trace: Trace) -> tuple[str, bool | None]:
+  split = trace.split_pools()
+  found = {pool: measure(part) for pool, part in split.items()}
+  if len(split) == 1 or not all(value for value, _ in found.values()):
+    return next(iter(found.values()))
+  healthy = [well for _, well in found.values()]
+  values = (f"{pool} {value}" for pool, (value, _) in found.items())
+  return "; ".join(values), None if None in healthy else all(healthy)
 
 
 def _active(trace):
@@ -88,6 +102,13 @@ def _labels(trace):
   return f"{bits_N.max():.2f} (block {trace.meta.layers[bits_N.argmax()]})", None
 
 
+def _both(trace):
+  made = modality.measure_sharing(trace)
+  return (f"{made.both_N.mean():.0%}" if made else ""), None
+
+
 def _bits(trace):
+  if np.isnan(trace.loss_T).any():
+    return "", None
   size = int((trace.stop_T - trace.start_T).sum())
   return f"{trace.loss_T.sum(dtype=np.float64) / np.log(2) / size:.3f}", None

@@ -22,6 +22,7 @@ class Chart:
   columns: dict[str, list]  # of equal length
   spec: dict[str, Any]  # Vega-Lite, without data
   model: int | None = None  # whose it is; None: of all
+  pool: str | None = None  # whose experts it is of, where a model has several pools
   pick: str | None = None  # column of which one value is shown at a time
 
 
@@ -32,6 +33,11 @@ def columns_of(**arrays) -> dict[str, list]:
     name: [_short(v) for v in np.broadcast_to(x, shape).ravel().tolist()]
     for name, x in arrays.items()
   }
+
+
+def join(parts: Sequence[dict[str, list]]) -> dict[str, list]:
+  """Columns of the same names, one part behind the other."""
+  return {name: [v for part in parts for v in part[name]] for name in parts[0]}
 
 
 def _short(value):

@@ -51,8 +51,11 @@ def trace(folder, config, fixed, pictures, with_texts=True):
 
 @pytest.mark.parametrize(
   ("backbone", "pools", "with_texts"),
-  [("multiway", "modality", True), ("shared", "shared", True)]
-  + [("multiway", "modality", False)],
+  [
+    ("multiway", "modality", True),
+    ("shared", "shared", True),
+    ("multiway", "modality", False),
+  ],
   ids=str,
 )
 def test_equals_the_encoder_on_each_picture(
