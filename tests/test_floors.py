@@ -50,7 +50,7 @@ ONLY = {
   ),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
-  "PIL": ("train.images", "data.images", "codes.sheet"),
+  "PIL": ("train.images", "data.images", "codes.sheet", "analysis.picture_packing"),
   "pyarrow": ("analysis",),
   "vl_convert": ("analysis.report",),
   "lm_eval": ("evals.harness", "evals.lm", "evals.task_index"),

@@ -71,11 +71,16 @@ def pack_routing(trace: Trace) -> dict[str, Any]:
   top_entropy = max(np.log(trace.meta.num_experts), float(trace.entropy_TNH.max()))
   top_weight = float(trace.weight_TNHK.max())
   loss_T = np.nan_to_num(trace.loss_T)
+  # Experts of a second pool are numbered behind those of the first.
+  second_T = ~trace.is_patch_T & (len(trace.meta.pools) > 1)
+  expert_TNHK = trace.expert_TNHK.astype(np.int32)
+  expert_TNHK += trace.meta.num_experts * second_T[:, None, None, None]
+  told = not np.isnan(trace.loss_T).all()
   return {
-    "loss": pack_levels(loss_T, float(loss_T.max())),
+    "loss": pack_levels(loss_T, float(loss_T.max())) if told else None,
     "layers": [
       {
-        "expert": pack_array(trace.expert_TNHK[:, n]),
+        "expert": pack_array(expert_TNHK[:, n]),
         "weight": pack_levels(trace.weight_TNHK[:, n], top_weight),
         "entropy": pack_levels(trace.entropy_TNH[:, n], top_entropy),
         "dropped": pack_array(trace.dropped_TNHK[:, n]) if any_dropped_N[n] else None,

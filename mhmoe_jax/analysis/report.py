@@ -9,19 +9,21 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import html
 from importlib import resources
+import itertools
 import os
 import string
 
 import vl_convert
 
-from mhmoe_jax.analysis import drops, glance, heads, packing
+from mhmoe_jax.analysis import drops, glance, heads, packing, picture_packing
 from mhmoe_jax.analysis.changes import make_changes
 from mhmoe_jax.analysis.charts import make_charts
 from mhmoe_jax.analysis.trace import Trace, make_titles
 
 # In the order of the page; they are one script.
 SCRIPTS = tuple(
-  f"{name}.js" for name in ("data", "palette", "hits", "pane", "card", "charts", "main")
+  f"{name}.js"
+  for name in ("data", "palette", "pictures", "hits", "pane", "card", "charts", "main")
 )
 
 
@@ -57,10 +59,10 @@ def make_data(
   """What the page shows, as it is embedded."""
   titles = make_titles(traces)
   shown = [packing.choose_tokens(trace, max_tokens) for trace in traces]
-  texts, models = [packing.pack_text(shown[0])], []
+  texts, models = [_pack_text(shown[0])], []
   for i, (title, trace, part) in enumerate(zip(titles, traces, shown, strict=True)):
     if i and not _same_tokens(shown[0], part):
-      texts.append(packing.pack_text(part))
+      texts.append(_pack_text(part))
     models.append(_describe(title, trace, part) | {"text": len(texts) - 1})
   charts = make_charts(titles, traces)
   if earlier:
@@ -71,6 +73,25 @@ def make_data(
     "glance": [row._asdict() for row in glance.at_a_glance(traces)],
     "charts": [dataclasses.asdict(chart) for chart in charts],
   }
+
+
+def _pack_text(trace: Trace) -> dict:
+  packed = packing.pack_text(trace)
+  if trace.pictures is not None:
+    packed["pictures"] = picture_packing.pack_pictures(trace)
+  return packed
+
+
+def _specialities(trace: Trace, top: int) -> list:
+  """Of each block and head what its experts are for, of one pool behind the other."""
+  found = [
+    [heads.specialities(part, n, top=top) for n in range(len(trace.meta.layers))]
+    for part in trace.split_pools().values()
+  ]
+  return [
+    [list(itertools.chain(*pools)) for pools in zip(*of_block, strict=True)]
+    for of_block in zip(*found, strict=True)
+  ]
 
 
 def _describe(title: str, trace: Trace, shown: Trace) -> dict:
@@ -86,14 +107,14 @@ def _describe(title: str, trace: Trace, shown: Trace) -> dict:
     "files": [os.path.basename(path) for path in meta.data_files],
     "blocks": meta.layers,
     "heads": meta.num_heads,
-    "experts": meta.num_experts,
+    "experts": meta.num_experts * len(meta.pools),
+    "pool_size": meta.num_experts,
+    "pools": meta.pools,
     "choices": meta.top_k,
     "tokens": len(trace.document_T),
     "documents": len(trace.documents),
     "shown": len(shown.document_T),
-    "specialities": [
-      heads.specialities(trace, n, top=top) for n in range(len(meta.layers))
-    ],
+    "specialities": _specialities(trace, top),
   } | packing.pack_routing(shown)
 
 

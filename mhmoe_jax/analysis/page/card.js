@@ -5,17 +5,10 @@ const live = document.getElementById("live");
 
 function show_card(pane, i, span, aloud) {
   const others = panes.filter((p) => p.text === pane.text && p.layer);
-  const [start, stop, hex] = pane.text.span(i);
-  const document_ = pane.text.documents[pane.text.owner[i]];
-  const position = i - document_.first;
+  const hex = pane.text.isPatch(i) ? "" : pane.text.span(i)[2];
   card.replaceChildren(
-    make("p", { class: "token" }, make("bdi", { class: "piece" }, piece(pane.text, i)), hex),
-    make(
-      "p",
-      { class: "says" },
-      `${document_.label ? `${document_.label}, ` : ""}document ${pane.text.owner[i] + 1}, ` +
-        `token ${position}, bytes ${start} to ${stop}`,
-    ),
+    make("p", { class: "token" }, show_piece(pane.text, i), hex),
+    make("p", { class: "says" }, describe_place(pane.text, i)),
     ...others.map((p) => table_of(p, i, others.length > 1)),
   );
   card.hidden = false;
@@ -40,13 +33,13 @@ function table_of(pane, i, named) {
           "td",
           { "data-expert": e },
           make("i", { style: `background:var(--e${e})` }),
-          `${e} `, // the space parts the two for those who hear or copy them
+          `${model.nameOf(e)} `, // the space parts the two for those who hear or copy them
           make("small", {}, layer.weight(i, h, k).toFixed(2)),
           ...(layer.dropped(i, h, k) ? [" ", make("b", {}, "dropped")] : []),
         ),
       );
     }
-    const share = layer.entropy(i, h) / Math.log(Math.max(2, model.experts));
+    const share = layer.entropy(i, h) / Math.log(Math.max(2, model.pool_size));
     const now = pane.heads.length === 1 && pane.heads[0] === h && model.heads > 1;
     rows.push(
       make(
@@ -59,12 +52,13 @@ function table_of(pane, i, named) {
     );
   }
   const heads = Array.from({ length: model.choices }, (_, k) => `${k + 1}. expert`);
-  const loss = (model.losses[i] * model.loss.unit).toFixed(1);
-  const block = `block ${model.blocks[pane.state.layer]}`;
+  const told = [`block ${model.blocks[pane.state.layer]}`];
+  if (model.losses) told.push(`loss ${(model.losses[i] * model.loss.unit).toFixed(1)} nats`);
+  if (pane.text.side) told.push(`${layer.distinct(i)} distinct experts`);
   return make(
     "table",
     {},
-    make("caption", {}, `${named ? `${model.title}, ` : ""}${block}, loss ${loss} nats`),
+    make("caption", {}, [...(named ? [model.title] : []), ...told].join(", ")),
     make("tr", {}, ...["", ...heads, "entropy"].map((x) => make("th", { scope: "col" }, x))),
     ...rows,
   );
@@ -76,12 +70,14 @@ function in_words(pane, i) {
     const experts = Array.from(
       { length: model.choices },
       (_, k) =>
-        `expert ${layer.expert(i, h, k)} with ${layer.weight(i, h, k).toFixed(2)}` +
+        `expert ${model.nameOf(layer.expert(i, h, k))} with ${layer.weight(i, h, k).toFixed(2)}` +
         (layer.dropped(i, h, k) ? ", dropped" : ""),
     );
     return `head ${h + 1}: ${experts.join(" and ")}`;
   });
-  return `${piece(pane.text, i)}. ${heads.join("; ")}`;
+  const { text } = pane;
+  const what = text.isPatch(i) ? describe_place(text, i) : piece(text, i);
+  return `${what}. ${heads.join("; ")}`;
 }
 
 // Below the token, or above it where there is no room.
@@ -130,7 +126,8 @@ function stripe_at(pane, span, y) {
   if (!pane.striped) return pane.heads[0];
   const boxes = [...span.getClientRects()];
   const box = boxes.find((b) => y >= b.top && y <= b.bottom) ?? boxes[0];
-  const tall = parseFloat(getComputedStyle(span).paddingBottom);
+  const patch = pane.text.isPatch(span.token);
+  const tall = patch ? box.height : parseFloat(getComputedStyle(span).paddingBottom);
   const share = (y - (box.bottom - tall)) / tall;
   const count_ = pane.heads.length;
   return pane.heads[Math.max(0, Math.min(count_ - 1, Math.floor(share * count_)))];

@@ -30,7 +30,8 @@ class Figure {
     this.canvas = make("div", { class: "canvas" });
     this.table = make("div", { class: "numbers" });
     const named = chart.model !== null && report.models.length > 1;
-    const title = chart.title + (named ? `: ${report.models[chart.model].title}` : "");
+    const of = [named && report.models[chart.model].title, chart.pool].filter(Boolean);
+    const title = chart.title + (of.length ? `: ${of.join(", ")}` : "");
     const caption = make("figcaption", {}, make("h3", { id: `chart-${number}` }, title));
     caption.append(make("p", { class: "says" }, chart.says));
     if (chart.pick) {
@@ -100,7 +101,8 @@ class Figure {
     const change = { layer: pane.model.blocks.indexOf(+datum.block) };
     if (datum.head !== undefined) change.head = datum.head - 1;
     show_pane(pane.number);
-    pane.expert = datum.expert;
+    const pool = Math.max(0, pane.model.pools.indexOf(this.chart.pool));
+    pane.expert = datum.expert + pool * pane.model.pool_size;
     pane.set(change);
     document.getElementById("text").scrollIntoView();
   }
@@ -122,13 +124,18 @@ class Figure {
 }
 
 // The tokens that heads send to experts, a table of experts by heads for each block.
-function add_specialities(model, named) {
+function add_specialities({ model }, named) {
   const host = make("div", { class: "table" });
   const draw = (n) => {
     const heads = model.specialities[n];
+    const seen = model.text.examples;
+    const pieces = (text) =>
+      seen.has(text)
+        ? crop(model.text, seen.get(text))
+        : make("bdi", { class: "piece" }, visible(text).replace(/\n/g, "↵"));
     const cell = (found) =>
       found.flatMap(([text, lift]) => [
-        make("bdi", { class: "piece" }, visible(text).replace(/\n/g, "↵")),
+        pieces(text),
         make("small", {}, `×${lift.toFixed(1)} `),
       ]);
     const names = heads.map((_, h) => `head ${h + 1}`);
@@ -141,7 +148,7 @@ function add_specialities(model, named) {
           make(
             "tr",
             {},
-            make("th", { scope: "row" }, make("i", { style: `background:var(--e${e})` }), `${e}`),
+            make("th", { scope: "row" }, make("i", { style: `background:var(--e${e})` }), model.nameOf(e)),
             ...heads.map((experts) => make("td", {}, ...cell(experts[e]))),
           ),
         ),

@@ -32,6 +32,15 @@ class Text {
     text.documents = packed.documents;
     text.units = await unpack(packed.units);
     text.bytes = await unpack(packed.bytes);
+    text.side = 0; // patches in a row of a picture
+    if (packed.pictures) {
+      text.side = packed.pictures.side;
+      text.codes = await unpack(packed.pictures.codes);
+      text.textures = await Promise.all(
+        packed.pictures.textures.map(async (x) => ({ ...x, levels: await unpack(x) })),
+      );
+      packed.pictures.shown.forEach((shown, n) => Object.assign(text.documents[n], shown));
+    }
     text.length = text.units.length;
     text.place = new Uint32Array(text.length); // code units before, in the document
     text.owner = new Uint32Array(text.length);
@@ -48,13 +57,34 @@ class Text {
         place += text.units[i];
         const long = i + 1 - first;
         const line = document.text.slice(text.place[i], place).includes("\n");
-        if ((line && long >= BLOCK_TOKENS / 2) || long >= BLOCK_TOKENS || i + 1 === end) {
-          text.blocks.push({ first, last: i, document: number });
+        const left = document.first + (document.patches ?? 0) - (i + 1); // of its patches
+        const full = (line && long >= BLOCK_TOKENS / 2) || long >= BLOCK_TOKENS;
+        if ((left < 0 && full) || left === 0 || i + 1 === end) {
+          text.blocks.push({ first, last: i, document: number, picture: left >= 0 });
           first = i + 1;
         }
       }
     });
+    // A patch for each visual code.
+    text.examples = new Map();
+    for (let j = 0; j < text.length; j++) if (text.isPatch(j)) text.examples.set(text.name(j), j);
     return text;
+  }
+
+  isPatch(i) {
+    const { first, patches } = this.documents[this.owner[i]];
+    return i - first < (patches ?? 0);
+  }
+
+  // Row and column of a patch.
+  cell(i) {
+    const place = i - this.documents[this.owner[i]].first;
+    return [Math.floor(place / this.side), place % this.side];
+  }
+
+  // What tokens that are alike have in common.
+  name(i) {
+    return this.isPatch(i) ? `code ${this.codes[i]}` : this.show(i).trim();
   }
 
   // As it is in the document; "" for a token that holds no first byte of a character.
@@ -145,6 +175,21 @@ class Model {
     this.text = texts[packed.text];
     this.packedLayers = packed.layers;
     this.layers = new Map();
+  }
+
+  // As it is called: experts of several pools are numbered in each.
+  nameOf(expert) {
+    if (this.pools.length === 1) return `${expert}`;
+    return `${this.poolOf(expert)} ${expert % this.pool_size}`;
+  }
+
+  poolOf(expert) {
+    return this.pools[Math.floor(expert / this.pool_size)];
+  }
+
+  // Whether an expert of the pool can have a token.
+  serves(pool, i) {
+    return pool === "shared" || (pool === "image") === this.text.isPatch(i);
   }
 
   // Layers are unpacked when they are first looked at.

@@ -4,21 +4,25 @@ const HITS = 40; // shown at once
 
 function list_hits(pane, expert) {
   const k = pane.state.choice;
+  const pool = pane.model.poolOf(expert);
   const found = [];
+  let served = 0;
   const counts = new Map();
   for (let i = 0; i < pane.text.length; i++) {
+    if (!pane.model.serves(pool, i)) continue;
+    served++;
     const hit = pane.layer.reaches(i, expert, pane.heads, k);
     if (hit) found.push(i);
-    const name = pane.text.show(i).trim();
-    const of = counts.get(name) ?? counts.set(name, { all: 0, here: 0 }).get(name);
+    const name = pane.text.name(i);
+    const of = counts.get(name) ?? counts.set(name, { all: 0, here: 0, i }).get(name);
     of.all++;
     if (hit) of.here++;
   }
   pane.found = found;
-  const share = found.length / pane.text.length;
+  const share = found.length / served;
   const typical = [...counts]
     .filter(([name, { here }]) => name && here >= 5)
-    .map(([name, { all, here }]) => [name, here / all / share, here])
+    .map(([, { all, here, i }]) => [i, here / all / share, here])
     .sort((a, b) => b[1] - a[1])
     .slice(0, 12);
   const where = pane.state.head < 0 ? "any head" : `head ${pane.state.head + 1}`;
@@ -35,15 +39,15 @@ function list_hits(pane, expert) {
       "h4",
       {},
       make("i", { style: `background:var(--e${expert})` }),
-      `Expert ${expert} in block ${pane.model.blocks[pane.state.layer]}, ${where}: ` +
-        `${count(found.length)} of ${count(pane.text.length)} tokens (${percent(share)})`,
+      `Expert ${pane.model.nameOf(expert)} in block ${pane.model.blocks[pane.state.layer]}, ${where}: ` +
+        `${count(found.length)} of ${count(served)} tokens (${percent(share)})`,
     ),
     make(
       "p",
       { class: "typical" },
       typical.length ? "Most typical: " : "No token is here five times.",
-      ...typical.flatMap(([name, lift, here]) => [
-        make("bdi", { class: "piece" }, name),
+      ...typical.flatMap(([i, lift, here]) => [
+        pane.text.isPatch(i) ? crop(pane.text, i) : make("bdi", { class: "piece" }, pane.text.name(i)),
         ` ×${lift.toFixed(1)} (${count(here)}) `,
       ]),
     ),
@@ -53,8 +57,13 @@ function list_hits(pane, expert) {
 }
 
 function make_hit(pane, i) {
+  if (pane.text.isPatch(i)) {
+    const button = { type: "button", title: describe_place(pane.text, i) };
+    button.click = () => pane.go(i, true);
+    return make("li", { class: "patch" }, make("button", button, crop(pane.text, i)));
+  }
   const document = pane.text.documents[pane.text.owner[i]];
-  const from = Math.max(document.first, i - 12);
+  const from = Math.max(document.first + (document.patches ?? 0), i - 12);
   const to = Math.min(document.first + document.tokens - 1, i + 12);
   const flat = (text) => text.replace(/\s+/g, " ");
   const left = i > from ? pane.text.showAll(from, i - 1) : "";

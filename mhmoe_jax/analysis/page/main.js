@@ -22,7 +22,7 @@ function add_header() {
         [m.kind, m.router && `${m.router} router`].filter(Boolean).join(", "),
         `step ${count(m.step)}`,
         s(m.blocks.length, "MoE layer"),
-        s(m.experts, "expert"),
+        s(m.pool_size, "expert") + (m.pools.length > 1 ? ` for each of ${m.pools.join(", ")}` : ""),
         s(m.heads, "head"),
         `top-${m.choices}`,
         `${s(m.tokens, "token")} of ${s(m.documents, "document")}`,
@@ -62,6 +62,11 @@ function add_notes() {
     .filter((m) => m.shown < m.tokens)
     .map((m) => `${m.title}: ${count(m.shown)} of ${count(m.tokens)} tokens are here to be
       read (--max_tokens), as many of each label; figures are of all.`);
+  if (REPORT.texts.some((text) => text.pictures)) {
+    notes.push("A picture stands here three times: as it is, its patches in the colours, and its " +
+      "texture; beside it the words that belong to it. An expert that is chosen shows through " +
+      "where it does not serve.");
+  }
   if (REPORT.texts.length > 1) {
     notes.push("The two models read different tokens, so their texts do not move together.");
   }
@@ -135,7 +140,7 @@ async function start() {
   const texts = await Promise.all(REPORT.texts.map(Text.load));
   for (const [number, packed] of REPORT.models.entries()) {
     const model = new Model(packed, texts);
-    model.losses = await unpack(packed.loss);
+    model.losses = packed.loss && (await unpack(packed.loss));
     panes.push(new Pane(number, model));
   }
   document.getElementById("panes").append(...panes.map((pane) => pane.element));
@@ -155,7 +160,7 @@ async function start() {
     host.parentElement.hidden = true;
   }
   document.getElementById("specialities").append(
-    ...REPORT.models.map((m) => add_specialities(m, REPORT.models.length > 1)),
+    ...panes.map((pane) => add_specialities(pane, REPORT.models.length > 1)),
   );
   const draw_all = async () => {
     for (const figure of figures) await figure.draw();

@@ -6,6 +6,7 @@ class Pane {
     this.model = model;
     this.text = model.text;
     this.expert = null; // that is highlighted
+    this.texture = 0; // which measure of it is shown
     this.at = null; // token under the keyboard's cursor
     this.state = { layer: 0, head: model.heads > 1 ? -1 : 0, choice: 0, by: "expert" };
     this.style = document.head.appendChild(make("style"));
@@ -40,8 +41,9 @@ class Pane {
         ["expert", "expert"],
         ["entropy", "router's entropy"],
         ["distinct", "distinct experts"],
-        ["loss", "loss"],
+        ...(model.losses ? [["loss", "loss"]] : []),
       ]),
+      ...(this.text.side ? this.make_picture_controls() : []),
       make(
         "label",
         {},
@@ -56,7 +58,7 @@ class Pane {
       keydown: (event) => this.walk_legend(event),
     });
     this.scroller = make("div", {
-      class: "text",
+      class: this.text.side ? "text pictures" : "text",
       tabindex: 0,
       role: "application",
       "aria-label": `Text as ${model.title} routes it; arrow keys go from token to token`,
@@ -81,8 +83,38 @@ class Pane {
     this.blocks.forEach((block) => this.watcher.observe(block.element));
   }
 
+  make_picture_controls() {
+    const menu = make(
+      "select",
+      { name: "texture", change: () => this.texture_by(menu.selectedIndex) },
+      ...this.text.textures.map(({ name }) => make("option", {}, name)),
+    );
+    const through = make("input", {
+      type: "checkbox",
+      change: () => this.scroller.classList.toggle("through", through.checked),
+    });
+    this.scale = make("span", { class: "scale" });
+    return [
+      make("label", {}, "Texture", menu),
+      make("label", {}, through, "see through"),
+      this.scale,
+    ];
+  }
+
+  texture_by(number) {
+    this.texture = number;
+    for (const { picture, element, document } of this.blocks) {
+      if (picture) draw_texture(this, element, document);
+    }
+  }
+
   // Text without tokens at first: it can be searched, and costs nothing.
-  make_block({ first, last, document }) {
+  make_block({ first, last, document, picture }) {
+    if (picture) {
+      const element = make_picture(this, { document });
+      element.block = { first, last, document, picture, element, spans: null, painted: -1 };
+      return element.block;
+    }
     const { label, first: begin } = this.text.documents[document];
     const text = this.text.showAll(first, last);
     const element = make("p", { class: "block", dir: "auto" }, text);
@@ -113,6 +145,12 @@ class Pane {
     this.scroller.classList.toggle("by-expert", by === "expert" && !this.striped);
     this.scroller.classList.toggle("striped", this.striped);
     this.scroller.style.setProperty("--stripes", this.heads.length);
+    if (by === "distinct") this.range = this.range_distinct();
+    if (this.scale) {
+      const [least, most] = this.range ?? [];
+      this.scale.textContent =
+        by === "distinct" ? `lightest: ${least} distinct experts, darkest: ${most}` : "";
+    }
     this.version = (this.version ?? 0) + 1;
     for (const block of this.blocks) if (block.seen) this.paint(block);
     this.draw_legend();
@@ -130,11 +168,12 @@ class Pane {
       block.spans = [];
       for (let i = block.first; i <= block.last; i++) {
         const span = document.createElement("span");
-        span.textContent = this.text.show(i);
+        if (block.picture) place_patch(span, this.text, i);
+        else span.textContent = this.text.show(i);
         span.token = i;
         block.spans.push(span);
       }
-      block.element.replaceChildren(...block.spans);
+      block.element.replaceChildren(...(block.element.panels ?? []), ...block.spans);
     }
     block.spans.forEach((span, place) => this.paint_token(span, block.first + place));
   }
@@ -148,7 +187,8 @@ class Pane {
     if (this.state.by !== "expert") names += ` q${this.shade(i)}`;
     if (i === this.at) names += " at";
     span.className = names;
-    span.dataset.e = experts.join("·");
+    span.dataset.e = experts.map((e) => e % this.model.pool_size).join("·");
+    if (this.state.by === "distinct") span.dataset.e = this.layer.distinct(i);
     span.style.backgroundImage = this.striped ? striped(experts) : "";
   }
 
@@ -157,16 +197,29 @@ class Pane {
     const { by } = this.state;
     let share;
     if (by === "loss") share = (this.model.losses[i] * this.model.loss.unit) / 8;
-    else if (by === "distinct") share = this.layer.distinct(i) / this.most_distinct();
+    else if (by === "distinct") {
+      const [least, most] = this.range;
+      share = (this.layer.distinct(i) - least) / (most - least);
+    }
     else {
       const sum = this.heads.reduce((all, h) => all + this.layer.entropy(i, h), 0);
-      share = sum / this.heads.length / Math.log(this.model.experts);
+      share = sum / this.heads.length / Math.log(this.model.pool_size);
     }
     return Math.max(0, Math.min(9, Math.floor(share * 10)));
   }
 
-  most_distinct() {
-    return Math.min(this.model.heads * this.model.choices, this.model.experts);
+  // Distinct experts of the lightest shade and of the darkest. Of pictures those that there
+  // are, which may differ by little: what is looked for is where in a picture.
+  range_distinct() {
+    const most = Math.min(this.model.heads * this.model.choices, this.model.pool_size);
+    if (!this.text.side) return [0, most];
+    let [least, found] = [most, 0];
+    for (let i = 0; i < this.text.length; i++) {
+      const distinct = this.layer.distinct(i);
+      least = Math.min(least, distinct);
+      found = Math.max(found, distinct);
+    }
+    return [least, Math.max(found, least + 1)];
   }
 
   // ---- experts
@@ -177,7 +230,10 @@ class Pane {
     for (let i = 0; i < this.text.length; i++) {
       for (const h of this.heads) loads[this.layer.expert(i, h, k)]++;
     }
-    const total = this.text.length * this.heads.length;
+    // Of each pool the choices that it has.
+    const totals = Object.fromEntries(this.model.pools.map((pool) => [pool, 0]));
+    loads.forEach((load, e) => (totals[this.model.poolOf(e)] += load));
+    const share = (e) => loads[e] / Math.max(1, totals[this.model.poolOf(e)]);
     this.order = [...loads.keys()].sort((a, b) => loads[b] - loads[a] || a - b);
     this.legend.replaceChildren(
       ...this.order.map((e, place) =>
@@ -187,14 +243,14 @@ class Pane {
             type: "button",
             "data-expert": e,
             "aria-pressed": `${e === this.expert}`,
-            "aria-label": `expert ${e}, ${percent(loads[e] / total)}`,
+            "aria-label": `expert ${this.model.nameOf(e)}, ${percent(share(e))}`,
             tabindex: place === 0 ? 0 : -1,
-            class: loads[e] * this.model.experts < total * 0.1 ? "idle" : null,
+            class: share(e) * this.model.pool_size < 0.1 ? "idle" : null,
             click: () => this.choose(this.expert === e ? null : e),
           },
           make("i", { style: `background:var(--e${e})` }),
-          `${e}`,
-          make("small", {}, percent(loads[e] / total)),
+          this.model.nameOf(e),
+          make("small", {}, percent(share(e))),
         ),
       ),
     );
