@@ -160,6 +160,8 @@ def draw_training(made: OverTraining, path: str) -> Figure:
     "router entropy / log E": made.entropy_XN,
     "choices as at the end": made.saturation_XN,
   }
+  if np.isnan(made.loss_X).all():  # Of pictures nothing is told.
+    del panels["loss, nats per token"]
   return _multiples(made.step_X, panels, "step", path)
 
 

@@ -5,7 +5,16 @@ import os
 
 import numpy as np
 
-from mhmoe_jax.analysis import activation, diversity, drops, figures, heads, training
+from mhmoe_jax.analysis import (
+  activation,
+  diversity,
+  drops,
+  figures,
+  heads,
+  modality,
+  picture_figures,
+  training,
+)
 from mhmoe_jax.analysis.trace import Trace, make_titles
 
 # Words of so many WordNet senses count as polysemous.
@@ -36,10 +45,19 @@ def draw_all(
     return os.path.join(directory, drawn[-1])
 
   titles = make_titles(traces)
-  models = {t: activation.measure(x) for t, x in zip(titles, traces, strict=True)}
+  # Experts of two pools are two models.
+  parts = {
+    f"{title}, {pool}" if len(trace.meta.pools) > 1 else title: part
+    for title, trace in zip(titles, traces, strict=True)
+    for pool, part in trace.split_pools().items()
+  }
+  models = {title: activation.measure(part) for title, part in parts.items()}
   figures.draw_activation(models, at("activation"))
   for title, trace in zip(titles, traces, strict=True):
-    name = "".join(c if c.isalnum() else "_" for c in title)
+    if trace.pictures is not None:
+      picture_figures.draw_pictures(trace, at(f"{_name(title)}_pictures"))
+  for title, trace in parts.items():
+    name = _name(title)
     layers = range(len(trace.meta.layers))
     path = at(f"{name}_load")
     figures.draw_load(heads.head_load(trace), list(trace.meta.layers), path)
@@ -55,11 +73,15 @@ def draw_all(
       figures.draw_coactivation(
         across, "with the next layer, log2 lift", at(f"{name}_coactivation_next")
       )
-    figures.draw_positions(heads.position_profile(trace), at(f"{name}_positions"))
+    if trace.pictures is None:
+      figures.draw_positions(heads.position_profile(trace), at(f"{name}_positions"))
+    if modality.measure_sharing(trace):
+      made = heads.load_by(trace, trace.modality_T)
+      figures.draw_labels(made, at(f"{name}_modality"))
     labels = heads.label_load(trace)
     if len(labels.labels) > 1:
       figures.draw_labels(labels, at(f"{name}_labels"))
-    if sense_counts:
+    if sense_counts and trace.pictures is None:
       _draw_polysemy(trace, sense_counts, title, at(f"{name}_polysemy"))
     occurrences = diversity.find_contexts(trace.documents, contexts)
     if occurrences:
@@ -70,10 +92,17 @@ def draw_all(
 
   if len({trace.meta.name for trace in traces}) == 1 and len(traces) > 1:
     if len({trace.meta.step for trace in traces}) == len(traces):
-      figures.draw_training(training.over_training(traces), at("training"))
+      for pool in traces[0].meta.pools:
+        made = training.over_training([trace.split_pools()[pool] for trace in traces])
+        several = len(traces[0].meta.pools) > 1
+        figures.draw_training(made, at(f"training_{pool}" if several else "training"))
     elif len({trace.meta.step for trace in traces}) == 1:
       figures.draw_drops(drops.cost_by_capacity(traces), at("drops"))
   return drawn
+
+
+def _name(title: str) -> str:
+  return "".join(c if c.isalnum() else "_" for c in title)
 
 
 def _draw_polysemy(trace: Trace, sense_counts, title: str, path: str) -> None:

@@ -30,7 +30,7 @@ def show_tokens(
   for (name, limit), value in zip(limits.items(), (layer, head, first), strict=True):
     if not 0 <= value < limit:
       raise ValueError(f"{name} must be in [0, {limit}), got {name}={value}.")
-  colours = _colours(meta.num_experts)
+  colours = list_colours(meta.num_experts)
   pieces = []
   for t in range(first, min(first + count, total)):
     if t > first and trace.document_T[t] != trace.document_T[t - 1]:
@@ -51,7 +51,7 @@ def show_tokens(
   )
 
 
-def _colours(num_experts: int) -> list[str]:
+def list_colours(num_experts: int) -> list[str]:
   """Light colours, of which neighbours differ in hue by the golden angle."""
   hues = np.arange(num_experts) * 0.381966 % 1
   lights = 0.7 + 0.12 * (np.arange(num_experts) % 2)

@@ -16,6 +16,7 @@ from mhmoe_jax.models.encoder import Encoder, Inputs
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.train.config import resolve
 from tests.tasks.pictures import small_masked
+from tests.train.small import small_config
 
 PATCHES = 16
 WORDS = 18  # of a pair's 20 tokens all but the first and the last
@@ -158,3 +159,9 @@ def test_a_dense_model_routes_nothing(config):
   dense = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, ffn="dense"))
   with pytest.raises(ValueError, match="a trace needs a model with MoE layers, got"):
     picture_tracing.describe_encoder(dense, {}, "dense", 0, [], True)
+
+
+def test_a_run_without_pictures_is_refused(tmp_path):
+  cfg = resolve(small_config(tmp_path))
+  with pytest.raises(ValueError, match=r"^a trace of pictures needs a run of task mas"):
+    picture_tracing.describe_encoder(cfg, {}, "text", 0, [], False)
