@@ -31,9 +31,12 @@ class Occurrence(NamedTuple):
 
 def distinct_experts(trace: Trace) -> np.ndarray:
   """How many different experts each token reaches in each MoE layer, (T, N) int64."""
-  T, N, H, K = trace.expert_TNHK.shape
-  expert_TNX = np.sort(trace.expert_TNHK.reshape(T, N, H * K), axis=-1)
-  return 1 + (np.diff(expert_TNX, axis=-1) != 0).sum(axis=-1)
+  return count_distinct(trace.expert_TNHK.reshape(*trace.expert_TNHK.shape[:2], -1))
+
+
+def count_distinct(expert: np.ndarray) -> np.ndarray:
+  """How many different numbers stand along the last axis, which goes."""
+  return 1 + (np.diff(np.sort(expert, axis=-1), axis=-1) != 0).sum(axis=-1)
 
 
 def find_words(
