@@ -153,6 +153,20 @@ def noise(count: int, size: int, seed: int = 0) -> np.ndarray:
   return rng.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
-def mean_of(draws: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """The mean of several comparisons, resample by resample."""
-  return {name: np.mean([one[name] for one in draws], axis=0) for name in draws[0]}
+def against(draws_S: np.ndarray, others: Sequence[np.ndarray]) -> dict:
+  """A number beside those of fresh routers, which differ among themselves.
+
+  Args:
+    draws_S: of the trained router, the estimate first.
+    others: the same of each fresh one.
+
+  Returns:
+    "mean": of the fresh ones, with its interval over pictures; "fresh": the estimate of
+    each; "above": how many of them it exceeds.
+  """
+  estimates = [float(one[0]) for one in others]
+  return {
+    "mean": interval(np.mean(others, axis=0)),
+    "fresh": estimates,
+    "above": sum(float(draws_S[0]) > x for x in estimates),
+  }

@@ -34,21 +34,28 @@ def name_of(result: dict) -> str:
   return f"{result['row']}, seed {result['seed']}"
 
 
+def show_fresh(about: dict) -> list[str]:
+  """What fresh routers do: the mean, the least and the most; how many it exceeds."""
+  if "fresh" not in about:
+    return ["", ""]
+  draws = about["fresh"]
+  mean = sum(draws) / len(draws)
+  spread = f"{mean:+.2f} ({min(draws):+.2f} to {max(draws):+.2f})"
+  return [spread, f"{about['above']} of {len(draws)}"]
+
+
 def correlations(regions: list[dict], where: str) -> list[str]:
   """Rank correlation of texture and distinct experts at the last checkpoint."""
   lines = []
   for result in (r for r in regions if r["set"] == where):
     step = max(result["steps"], key=int)
     for measure, numbers in result["steps"][step]["correlation"].items():
-      line = [name_of(result), MEASURES[measure], show(numbers["plain"])]
-      line += [show(numbers["matched"]), show(numbers["within"])]
-      line += [
-        show(numbers[key]) if key in numbers else ""
-        for key in ("matched, fresh", "matched, less fresh")
-      ]
+      line = [name_of(result), MEASURES[measure]]
+      line += [show(numbers[way]["trained"]) for way in WAYS]
+      line += show_fresh(numbers["matched"])
       lines.append([*line, show(result["last less first"][measure]["matched"])])
   head = ["model", "texture", "plain", "matched", "within pictures"]
-  head += ["matched, fresh router", "less fresh", "last less first checkpoint"]
+  head += ["matched, fresh routers", "exceeds", "last less first checkpoint"]
   return table(head, lines) if lines else []
 
 
@@ -57,17 +64,14 @@ def over_steps(regions: list[dict], where: str, measure: str) -> list[str]:
   lines = []
   for result in (r for r in regions if r["set"] == where):
     for step, about in result["steps"].items():
-      numbers = about["correlation"][measure]
-      line = [name_of(result), step, f"{about['distinct'][0]:.2f}"]
-      line += [
-        show(numbers[key]) if key in numbers else ""
-        for key in ("matched", "matched, fresh", "matched, less fresh")
-      ]
-      gap = "textured less flat, matched"
-      line += [show(about[x]) if x in about else "" for x in (gap, f"{gap}, fresh")]
+      numbers = about["correlation"][measure]["matched"]
+      line = [name_of(result), step, f"{about['distinct']['trained'][0]:.2f}"]
+      line += [show(numbers["trained"]), *show_fresh(numbers)]
+      gap = about["difference"].get("textured less flat, matched")
+      line += [show(gap["trained"]), *show_fresh(gap)] if gap else [""] * 3
       lines.append(line)
-  head = ["model", "step", "distinct experts", "matched", "fresh router", "less fresh"]
-  head += ["textured less flat, experts", "the same, fresh router"]
+  head = ["model", "step", "distinct experts", "correlation, matched", "fresh routers"]
+  head += ["exceeds", "textured less flat, experts", "fresh routers", "exceeds"]
   return table(head, lines) if lines else []
 
 
@@ -79,7 +83,8 @@ def kinds(regions: list[dict]) -> list[str]:
     for step, about in result["steps"].items():
       line = [name_of(result), step]
       for name in names:
-        line += [show(about[name]), show(about[f"{name}, fresh"])]
+        made = about["difference"][name]
+        line += [show(made["trained"]), show_fresh(made)[0]]
       lines.append(line)
   head = ["model", "step"]
   for name in names:
@@ -92,7 +97,7 @@ def sets_table(regions: list[dict]) -> list[str]:
   found: dict[str, dict] = {}
   for result in regions:
     step = max(result["steps"], key=int)
-    about = result["steps"][step]["distinct"]
+    about = result["steps"][step]["distinct"]["trained"]
     text = f"{about[0]:.2f} [{about[1]:.2f}, {about[2]:.2f}]"
     found.setdefault(name_of(result), {})[result["set"]] = text
   names = ["photographs", "shuffled photographs", "shapes", "noise"]
@@ -146,7 +151,7 @@ def draw_steps(regions: list[dict], path: pathlib.Path) -> None:
   models = list(dict.fromkeys(map(name_of, drawn)))
   if not drawn:
     return
-  size = (3.6 * len(models), 6.4)
+  size = (max(5.0, 3.2 * len(models)), 6.6)
   figure, axes = pyplot.subplots(
     2, len(models), figsize=size, squeeze=False, sharey=True
   )
@@ -155,23 +160,27 @@ def draw_steps(regions: list[dict], path: pathlib.Path) -> None:
     axis = axes[row, models.index(name_of(result))]
     steps = sorted(map(int, result["steps"]))
     for nth, measure in enumerate(result["steps"]["0"]["correlation"]):
-      for key, style in (("matched", "-o"), ("matched, fresh", ":")):
-        at = [result["steps"][f"{s}"]["correlation"][measure][key] for s in steps]
-        middle, low, high = zip(*at, strict=True)
-        label = MEASURES[measure] if key == "matched" else ""
-        axis.plot(steps, middle, style, color=f"C{nth}", label=label, markersize=3)
-        if key == "matched":
-          axis.fill_between(steps, low, high, color=f"C{nth}", alpha=0.15)
+      numbers = {s: result["steps"][f"{s}"]["correlation"][measure] for s in steps}
+      trained = [numbers[s]["matched"]["trained"] for s in steps]
+      middle, low, high = zip(*trained, strict=True)
+      style = {"color": f"C{nth}", "markersize": 4}
+      axis.plot(steps, middle, "-o", label=MEASURES[measure], **style)
+      axis.fill_between(steps, low, high, color=f"C{nth}", alpha=0.15)
+      for s in (s for s in steps if "fresh" in numbers[s]["matched"]):
+        draws = numbers[s]["matched"]["fresh"]
+        axis.plot([s] * len(draws), draws, "_", **style)
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set_title(f"{name_of(result)}: {result['set']}", fontsize="medium")
     axis.set_xlabel("step")
   axes[0, 0].set_ylabel("rank correlation, matched")
   axes[1, 0].set_ylabel("rank correlation, matched")
-  figure.suptitle("Texture and distinct experts of a patch; dotted: fresh routers")
+  figure.suptitle(
+    "Texture and distinct experts of a patch\n(dashes: each a fresh router)"
+  )
   named = [axis.get_legend_handles_labels() for axis in axes.ravel()]
   handles = {x: line for found in named for line, x in zip(*found, strict=True)}
-  figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4)
-  figure.tight_layout(rect=(0, 0.05, 1, 1))
+  figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=2)
+  figure.tight_layout(rect=(0, 0.07, 1, 1))
   figure.savefig(path, dpi=120)
   pyplot.close(figure)
 

@@ -34,7 +34,8 @@ from mhmoe_jax.data.images import given, shapes
 from mhmoe_jax.train import restore, saved
 
 PICTURES = 200  # of each set
-FRESH = 2  # draws of fresh routers
+FRESH = 6  # draws of fresh routers
+KINDS = (("textured", "plain"), ("textured", "ground"), ("plain", "ground"))
 PARTS = (8, 4, 2, 1)  # of the training: checkpoints after an eighth, a quarter ...
 FLAT, TEXTURED = 4.0, 20.0  # grey levels of deviation
 TEXTURES = ("deviation", "detrended", "weakest")
@@ -144,64 +145,59 @@ def measure_set(steps: dict, pictures: Pictures) -> dict:
     pictures: the set.
   """
   weight_SU = measures.resample(len(pictures.pixels_UYXC))
-  bright_UP = pictures.brightness_UP
+  bright_UP, texture = pictures.brightness_UP, pictures.texture
   taken_out = measures.spans(bright_UP)
   matched = {"matched": taken_out["matched"]}
-  result, draws = {}, {}
+  deviation_UP = texture["deviation"]
+  textured_UP, flat_UP = deviation_UP > TEXTURED, deviation_UP < FLAT
+  result, draws = {}, {name: {} for name in texture}
   for step, (trained_UPN, fresh) in steps.items():
-    y_UP = trained_UPN.mean(axis=-1)
+    y_UP, others = trained_UPN.mean(axis=-1), [f.mean(axis=-1) for f in fresh]
+
+    def told(measure, y_UP=y_UP, others=others) -> dict:
+      mine = measure(y_UP)
+      about = {"trained": measures.interval(mine)}
+      if others:
+        about |= measures.against(mine, [measure(other) for other in others])
+      return about
+
     about = {
-      "distinct": measures.interval(weight_SU @ y_UP.mean(axis=1) / weight_SU.sum(1)),
+      "distinct": told(lambda y: weight_SU @ y.mean(axis=1) / weight_SU.sum(axis=1)),
       "by_layer": trained_UPN.mean(axis=(0, 1)).tolist(),
+      "difference": {
+        f"{a} less {b}": told(
+          lambda y, a=a, b=b: measures.difference(
+            y, pictures.kinds[a], pictures.kinds[b], weight_SU
+          )
+        )
+        for a, b in KINDS
+        if pictures.kinds
+      },
       "correlation": {},
     }
-    if pictures.kinds:
-      kinds = pictures.kinds
-      for a, b in (("textured", "plain"), ("textured", "ground"), ("plain", "ground")):
-        sides = kinds[a], kinds[b]
-        mine = measures.difference(y_UP, *sides, weight_SU)
-        about[f"{a} less {b}"] = measures.interval(mine)
-        if fresh:
-          its = [measures.difference(f.mean(-1), *sides, weight_SU) for f in fresh]
-          about[f"{a} less {b}, fresh"] = measures.interval(np.mean(its, axis=0))
-    for name, x_UP in pictures.texture.items():
-      mine = measures.compare(x_UP, y_UP, taken_out, weight_SU)
-      its = [measures.compare(x_UP, f.mean(-1), taken_out, weight_SU) for f in fresh]
-      numbers = {way: measures.interval(x) for way, x in mine.items()}
-      if its:
-        its = measures.mean_of(its)
-        numbers |= {f"{way}, fresh": measures.interval(x) for way, x in its.items()}
-        numbers |= {
-          f"{way}, less fresh": measures.interval(mine[way] - its[way]) for way in mine
-        }
-      layers = [
-        measures.compare(x_UP, y, matched, weight_SU[:1])["matched"][0]
-        for y in np.moveaxis(trained_UPN, -1, 0)
-      ]
-      about["correlation"][name] = numbers | {
-        "matched, by layer": list(map(float, layers))
-      }
-      draws.setdefault(name, {})[step] = mine
-    deviation_UP = pictures.texture["deviation"]
-    sides = deviation_UP > TEXTURED, deviation_UP < FLAT
-    if all(side.any() for side in sides):
-      mine = measures.matched_difference(y_UP, *sides, bright_UP, weight_SU)
-      about["textured less flat, matched"] = measures.interval(mine)
-      if fresh:
-        its = [
-          measures.matched_difference(f.mean(-1), *sides, bright_UP, weight_SU)
-          for f in fresh
-        ]
-        about["textured less flat, matched, fresh"] = measures.interval(
-          np.mean(its, axis=0)
+    if textured_UP.any() and flat_UP.any():
+      about["difference"]["textured less flat, matched"] = told(
+        lambda y: measures.matched_difference(
+          y, textured_UP, flat_UP, bright_UP, weight_SU
         )
+      )
+    for name, x_UP in texture.items():
+      mine = measures.compare(x_UP, y_UP, taken_out, weight_SU)
+      its = [measures.compare(x_UP, y, taken_out, weight_SU) for y in others]
+      draws[name][step] = mine
+      numbers = {way: {"trained": measures.interval(x)} for way, x in mine.items()}
+      for way in numbers if its else ():
+        numbers[way] |= measures.against(mine[way], [one[way] for one in its])
+      by_layer = np.moveaxis(trained_UPN, -1, 0)
+      numbers["matched"]["by layer"] = [
+        float(measures.compare(x_UP, y, matched, weight_SU[:1])["matched"][0])
+        for y in by_layer
+      ]
+      about["correlation"][name] = numbers
     result[str(step)] = about
-  trained = sorted(step for step in steps if step)
+  first, *_, last = sorted(step for step in steps if step)
   change = {
-    name: {
-      way: measures.interval(of[trained[-1]][way] - of[trained[0]][way])
-      for way in of[trained[0]]
-    }
+    name: {way: measures.interval(x - of[first][way]) for way, x in of[last].items()}
     for name, of in draws.items()
   }
   return {"steps": result, "last less first": change}
@@ -260,11 +256,13 @@ def study(row: str, seed: int, steps: list[int], sets: dict[str, Pictures], args
   fixed = restore.load_fixed(str(args.out / f"{row}-{seed}"), cfg)
   look = Looker(cfg, fixed)
   fresh = [initial(cfg, 1_000 + draw) for draw in range(FRESH)]
+  # Many passes each: before training, at the first checkpoint and at the last.
+  compared = {steps[0], steps[1], steps[-1]}
   loaded = {step: load(row, seed, step, args)[1] for step in steps}
   for name, pictures in sets.items():
     found = {}
     for step, params in loaded.items():
-      wanted = fresh if name in ("photographs", "shapes") else []
+      wanted = fresh if name in ("photographs", "shapes") and step in compared else []
       pixels = pictures.pixels_UYXC
       found[step] = (
         look(params, pixels),
