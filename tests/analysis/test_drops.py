@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mhmoe_jax.analysis import drops
-from tests.analysis.made import make_trace
+from tests.analysis.made import make_pictures, make_trace
 
 # Four tokens, two heads, two choices: token 0 loses one choice, 1 a head, 2 both heads.
 DROPPED = [[[0, 1], [0, 0]], [[1, 1], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]
@@ -35,3 +35,13 @@ def test_cost_is_against_the_largest_factor():
   other = dataclasses.replace(ample, documents=[])
   with pytest.raises(ValueError, match="traces that are compared must be of one text"):
     drops.cost_by_capacity([ample, other])
+
+
+def test_pictures_are_compared_by_what_they_show():
+  first = make_pictures(np.zeros((5, 1, 1, 1)), 2, 2, "a")
+  drops.check_same_text([first, first])
+  pixels_UYXC = 255 - first.pictures.pixels_UYXC
+  pictures = first.pictures._replace(pixels_UYXC=pixels_UYXC)
+  other = dataclasses.replace(first, pictures=pictures)
+  with pytest.raises(ValueError, match="of one text or the same pictures, got others"):
+    drops.check_same_text([first, other])

@@ -1,6 +1,7 @@
 """Traces on disk: whole or not there, read back as written."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mhmoe_jax.analysis import trace, trace_writer
 from mhmoe_jax.analysis.trace import Tokens, TraceMeta, load_trace
 from mhmoe_jax.analysis.trace_writer import TraceWriter
 from mhmoe_jax.data.documents import Document
+from tests.analysis.made import make_pictures
 
 META = TraceMeta(
   name="m",
@@ -105,3 +107,39 @@ def test_another_format_is_refused(tmp_path):
   )
   with pytest.raises(ValueError, match=r"^a trace must be of format 1, got format 9"):
     load_trace(tmp_path / "t")
+
+
+def test_a_trace_from_before_pictures_is_read(tmp_path):
+  write(tmp_path / "t", [some_tokens(0, 15)])
+  expected = load_trace(tmp_path / "t")
+  path = tmp_path / "t" / "meta.json"
+  meta = json.loads(path.read_text())
+  for name in ("pools", "picture_size", "patch_size"):
+    del meta[name]
+  path.write_text(json.dumps(meta))
+  made = load_trace(tmp_path / "t")
+  assert made.meta == expected.meta
+  assert made.pictures is None
+  assert not made.is_patch_T.any()
+  assert (made.column_T == -1).all()
+
+
+def test_pools_are_apart_and_keep_their_documents():
+  # Two pictures of four patches, the first one read without its word.
+  expert_TNHK = np.arange(10)[:, None, None, None] % 4
+  whole = make_pictures(expert_TNHK, 4, 2, "a", ("image", "text"))
+  trace = whole.select(np.arange(10) != 4)
+  image, text = trace.split_pools().values()
+  assert image.expert_TNHK.ravel().tolist() == [0, 1, 2, 3, 1, 2, 3, 0]
+  assert image.document_T.tolist() == [0] * 4 + [1] * 4
+  assert image.meta.pools == ("image",)
+  assert text.expert_TNHK.ravel().tolist() == [1]
+  assert text.document_T.tolist() == [0]
+  assert text.pictures.names == ["x/1.png"]
+  np.testing.assert_array_equal(
+    text.pictures.pixels_UYXC, whole.pictures.pixels_UYXC[1:]
+  )
+  one = make_pictures(expert_TNHK, 4, 2, "a")
+  assert one.split_pools() == {"shared": one}
+  alone = whole.select(whole.is_patch_T)
+  assert list(alone.split_pools()) == ["image"]

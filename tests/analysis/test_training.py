@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
 
+from mhmoe_jax.analysis.changes import make_changes
 from mhmoe_jax.analysis.training import over_training
-from tests.analysis.made import make_trace
+from tests.analysis.made import make_pictures, make_trace
 
 
 def test_over_training():
@@ -19,3 +22,20 @@ def test_over_training():
   # Of the early choices only token 0's expert 0 is among the late ones.
   assert made.saturation_XN.tolist() == [[0.25], [1]]
   assert made.revived_NE.tolist() == [[False, False, True, True]]
+
+
+def test_pools_change_by_themselves():
+  traces = [
+    dataclasses.replace(trace, meta=dataclasses.replace(trace.meta, step=step))
+    for step in (1, 2)
+    for trace in [
+      make_pictures(np.full((5, 1, 2, 1), step), 4, 2, "a", ("image", "text"))
+    ]
+  ]
+  charts = make_changes(traces)
+  titles = [chart.title for chart in charts]
+  assert "Saturation by step (image)" in titles
+  assert "Saturation by step (text)" in titles
+  assert not any(title.startswith("Loss") for title in titles)
+  (saturation,) = (x for x in charts if x.title == "Saturation by step (text)")
+  assert saturation.columns["saturation"] == [0, 1]
