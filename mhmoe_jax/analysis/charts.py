@@ -194,7 +194,7 @@ def _diversity(titles, traces) -> list[Chart]:
 
 
 def _positions(titles, traces) -> list[Chart]:
-  texts = [not trace.is_patch_T.any() for trace in traces]
+  texts = [trace.pictures is None for trace in traces]
   titles = list(itertools.compress(titles, texts))
   traces = list(itertools.compress(traces, texts))
   if not traces:

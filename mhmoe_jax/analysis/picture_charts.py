@@ -6,11 +6,9 @@ import numpy as np
 
 from mhmoe_jax.analysis import diversity
 from mhmoe_jax.analysis.modality import measure_sharing
-from mhmoe_jax.analysis.texture import measure_texture
+from mhmoe_jax.analysis.texture import measure_texture, sort_by_texture
 from mhmoe_jax.analysis.trace import Trace
 from mhmoe_jax.analysis.vega import Chart, columns_of, grid, heat, join, lines
-
-_BINS = 10  # of patches, as many in each
 
 
 def make_charts(titles: Sequence[str], traces: Sequence[Trace]) -> list[Chart]:
@@ -31,8 +29,7 @@ def _textures(shown) -> list[Chart]:
   for title, (texture_T, distinct_TN, layers) in (
     (title, _by_patch(trace)) for _, title, trace in shown
   ):
-    order_T = np.argsort(texture_T, kind="stable")
-    for part_T in filter(len, np.array_split(order_T, _BINS)):
+    for part_T in sort_by_texture(texture_T):
       parts.append(
         columns_of(
           **{

@@ -60,3 +60,13 @@ def measure_texture(pixels_UYXC: np.ndarray, patch_size: int) -> Texture:
     weakest_URC=np.sqrt(lesser),
     isotropy_URC=np.where(middle > 1e-9, lesser / np.maximum(middle, 1e-9), np.nan),
   )
+
+
+def sort_by_texture(texture_T: np.ndarray, bins: int = 10) -> list[np.ndarray]:
+  """Places of patches in bins of about equal size, the flattest first.
+
+  Patches of equal texture are in one bin, so that there are fewer where many are flat.
+  """
+  edges = np.unique(np.quantile(texture_T, np.linspace(0, 1, bins + 1)[1:-1]))
+  bin_T = np.searchsorted(edges, texture_T, side="left")
+  return [np.flatnonzero(bin_T == b) for b in np.unique(bin_T)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mhmoe_jax.analysis.texture import measure_texture, to_grey
+from mhmoe_jax.analysis.texture import measure_texture, sort_by_texture, to_grey
 
 SIZE = 8
 
@@ -77,3 +77,11 @@ def test_grey_is_what_the_eye_sees():
   assert grey.shape == (1, 2, 2, 2, 2)
   assert np.unique(grey[0, 0, 1]).tolist() == [pytest.approx(0.587 * 200)]
   assert grey.sum() == pytest.approx(4 * 0.587 * 200)
+
+
+def test_patches_of_one_texture_are_in_one_bin():
+  texture_T = np.array([0, 5, 0, 0, 0, 0, 0, 1, 0, 3.0])
+  bins = [part.tolist() for part in sort_by_texture(texture_T, 4)]
+  assert bins == [[0, 2, 3, 4, 5, 6, 8], [1, 7, 9]]
+  halves = sort_by_texture(np.arange(10.0)[::-1], 2)
+  assert [part.tolist() for part in halves] == [[5, 6, 7, 8, 9], [0, 1, 2, 3, 4]]
