@@ -12,8 +12,8 @@ import re
 
 import numpy as np
 
-from mhmoe_jax.analysis import words
-from mhmoe_jax.analysis.trace import Trace
+from mhmoe_jax.analysis.statistics import words
+from mhmoe_jax.analysis.traces.trace import Trace
 from mhmoe_jax.data.documents import Document
 
 # fmt: off

@@ -24,12 +24,12 @@ import numpy as np
 import report
 import run
 
-from mhmoe_jax.analysis import picture_tracing
-from mhmoe_jax.analysis.diversity import count_distinct
-from mhmoe_jax.analysis.heads import head_load
-from mhmoe_jax.analysis.modality import measure_sharing
-from mhmoe_jax.analysis.texture import measure_texture, to_grey
-from mhmoe_jax.analysis.trace import Trace, load_trace
+from mhmoe_jax.analysis.statistics.diversity import count_distinct
+from mhmoe_jax.analysis.statistics.heads import head_load
+from mhmoe_jax.analysis.statistics.modality import measure_sharing
+from mhmoe_jax.analysis.statistics.texture import measure_texture, to_grey
+from mhmoe_jax.analysis.traces import picture_tracing
+from mhmoe_jax.analysis.traces.trace import Trace, load_trace
 from mhmoe_jax.data.images import given, shapes
 from mhmoe_jax.train import restore, saved
 

@@ -63,7 +63,7 @@ def trace(argv: list[str]) -> int:
   if not values.data:
     raise ValueError(f"routing trace needs --data; see `{program()} help`.")
 
-  from mhmoe_jax.analysis import tracing
+  from mhmoe_jax.analysis.traces import tracing
   from mhmoe_jax.data import documents, files
 
   paths = files.find_files(values.data)
@@ -85,7 +85,7 @@ def trace(argv: list[str]) -> int:
 
 
 def _trace_pictures(values, cfg, params, name: str, step: int) -> int:
-  from mhmoe_jax.analysis import picture_tracing
+  from mhmoe_jax.analysis.traces import picture_tracing
   from mhmoe_jax.data.images import given
   from mhmoe_jax.train import restore
 
@@ -140,8 +140,9 @@ def figures(argv: list[str]) -> None:
   if not values.trace:
     raise ValueError(f"routing figures needs --trace; see `{program()} help`.")
 
-  from mhmoe_jax.analysis import gallery, words
-  from mhmoe_jax.analysis.trace import load_trace
+  from mhmoe_jax.analysis.figures import gallery
+  from mhmoe_jax.analysis.statistics import words
+  from mhmoe_jax.analysis.traces.trace import load_trace
 
   drawn = gallery.draw_all(
     [load_trace(path, values.max_tokens) for path in values.trace],
@@ -164,8 +165,8 @@ def report(argv: list[str]) -> None:
   )
   parsing.parse(values, "routing report", argv, required=("trace", "out"))
 
-  from mhmoe_jax.analysis.report import make_report
-  from mhmoe_jax.analysis.trace import load_trace
+  from mhmoe_jax.analysis.report.report import make_report
+  from mhmoe_jax.analysis.traces.trace import load_trace
 
   paths = [path for path in (values.trace, values.compare) if path]
   page = make_report(

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from mhmoe_jax.analysis.trace import Pictures, Trace, TraceMeta
+from mhmoe_jax.analysis.traces.trace import Pictures, Trace, TraceMeta
 from mhmoe_jax.data.documents import Document
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from mhmoe_jax import cli
-from mhmoe_jax.analysis.trace import load_trace
+from mhmoe_jax.analysis.traces.trace import load_trace
 from mhmoe_jax.codes import saved
 from mhmoe_jax.sharding import FSDP, make_mesh
 from mhmoe_jax.train import loop, restore
