@@ -14,7 +14,8 @@ test: $(VENV)/dev
 
 # The routing report in Chromium; needs chromium and chromedriver.
 browser: $(VENV)/dev
-	$(BIN)/python -m pytest tests/analysis/browser_report.py
+	$(BIN)/python -m pytest tests/analysis/report/browser_report.py \
+	  tests/analysis/report/browser_pictures.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

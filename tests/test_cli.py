@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from mhmoe_jax import cli
-from mhmoe_jax.analysis import figures
-from mhmoe_jax.analysis.trace import load_trace
+from mhmoe_jax.analysis.figures import figures
+from mhmoe_jax.analysis.traces.trace import load_trace
 from mhmoe_jax.evals import sampling
 from tests.evals.records import HUB, write
 from tests.reader import SMALL, TEXT

@@ -53,7 +53,12 @@ ONLY = {
   ),
   "clu": ("train.metrics",),
   "matplotlib": ("analysis",),
-  "PIL": ("train.images", "data.images", "codes.sheet"),
+  "PIL": (
+    "train.images",
+    "data.images",
+    "codes.sheet",
+    "analysis.report.picture_packing",
+  ),
   "pyarrow": ("analysis",),
   "vl_convert": ("analysis.report",),
   "nltk": ("evals.meteor",),
@@ -195,8 +200,8 @@ def test_the_layer_needs_jax_and_flax_only():
     "mhmoe_jax.plan.report",
     "mhmoe_jax.evals.sampling",
     "mhmoe_jax.evals.perplexity",
-    "mhmoe_jax.analysis.tracing",
-    "mhmoe_jax.analysis.report",
+    "mhmoe_jax.analysis.traces.tracing",
+    "mhmoe_jax.analysis.report.report",
   ],
 )
 def test_no_tensorflow_on_an_accelerator_box(module):

@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
-from mhmoe_jax.analysis import activation, diversity, heads
-from mhmoe_jax.analysis.diversity import Occurrence, Senses, Words
-from mhmoe_jax.analysis.trace import Trace
+from mhmoe_jax.analysis.statistics import activation, diversity, heads
+from mhmoe_jax.analysis.statistics.diversity import Occurrence, Senses, Words
+from mhmoe_jax.analysis.traces.trace import Trace
 
 POLYSEMOUS_SENSES = 5  # of WordNet; as `mhmoe routing figures`
 

@@ -27,8 +27,9 @@ import numpy as np
 import tables
 import texts
 
-from mhmoe_jax.analysis import activation, diversity, heads, tracing, words
-from mhmoe_jax.analysis.trace import Trace, load_trace
+from mhmoe_jax.analysis.statistics import activation, diversity, heads, words
+from mhmoe_jax.analysis.traces import tracing
+from mhmoe_jax.analysis.traces.trace import Trace, load_trace
 from mhmoe_jax.checkpoints import restore, saved
 from mhmoe_jax.tasks.language import init_params
 

@@ -6,7 +6,7 @@ import statistics
 import measures
 import numpy as np
 
-from mhmoe_jax.analysis.activation import active_curve
+from mhmoe_jax.analysis.statistics.activation import active_curve
 
 NAMES = {
   "smoe_8": "SMoE",

@@ -6,15 +6,14 @@ A text is a list of documents with one label; a trace of several texts is cut by
 import collections
 from collections.abc import Sequence
 import csv
-import dataclasses
 import lzma
 import pathlib
 import re
 
 import numpy as np
 
-from mhmoe_jax.analysis import words
-from mhmoe_jax.analysis.trace import Trace
+from mhmoe_jax.analysis.statistics import words
+from mhmoe_jax.analysis.traces.trace import Trace
 from mhmoe_jax.data.documents import Document
 
 # fmt: off
@@ -88,17 +87,4 @@ def count_words(path: pathlib.Path) -> collections.Counter:
 
 def take(trace: Trace, labels: Sequence[str]) -> Trace:
   """The part of a trace that is of documents with these labels."""
-  keep_U = np.isin([document.label for document in trace.documents], labels)
-  place_U = np.cumsum(keep_U, dtype=np.int32) - 1
-  keep_T = keep_U[trace.document_T]
-  arrays = {
-    field.name: getattr(trace, field.name)[keep_T]
-    for field in dataclasses.fields(trace)
-    if field.name not in ("meta", "documents", "document_T")
-  }
-  return dataclasses.replace(
-    trace,
-    documents=[d for d, keep in zip(trace.documents, keep_U, strict=True) if keep],
-    document_T=place_U[trace.document_T[keep_T]],
-    **arrays,
-  )
+  return trace.select(np.isin(trace.label_T.astype(str), labels))

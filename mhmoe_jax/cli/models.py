@@ -75,7 +75,7 @@ def train(argv: list[str]) -> int:
   for name, load_NHE in result.evaluation.loads.items():
     figure = os.path.join(workdir, f"expert_load{name and '_'}{name}.png")
     with _afterwards("the figure of expert load"):
-      from mhmoe_jax.analysis import figures
+      from mhmoe_jax.analysis.figures import figures
 
       figures.draw_load(load_NHE, cfg.model.moe_blocks, figure)
       print(f"expert load     {figure}")

@@ -1,5 +1,7 @@
-"""The verb routing: where the sub-tokens of a text go."""
+"""The verb routing: where the sub-tokens of texts and pictures go."""
 
+import dataclasses
+import itertools
 import os
 import sys
 import time
@@ -11,23 +13,33 @@ from mhmoe_jax.cli import parsing
 from mhmoe_jax.cli.shell import program
 
 
-def routing(argv: list[str]) -> None:
-  """Runs one of the verbs of `mhmoe routing`."""
+def routing(argv: list[str]) -> int | None:
+  """Runs one of the verbs of `mhmoe routing`; returns the exit code."""
   verbs = {"trace": trace, "figures": figures, "report": report}
   if not argv or argv[0] not in verbs:
     raise ValueError(
       f"routing must be followed by one of {', '.join(verbs)}, "
       f"got {argv[0] if argv else 'nothing'!r}; see `{program()} help`."
     )
-  verbs[argv[0]](argv[1:])
+  return verbs[argv[0]](argv[1:])
 
 
-def trace(argv: list[str]) -> None:
-  """Runs a checkpoint over text and writes down where every sub-token goes."""
+def trace(argv: list[str]) -> int:
+  """Runs a checkpoint over text or pictures; writes where every sub-token goes."""
   values = parsing.make_flags()
   flags.DEFINE_string("workdir", None, "of a trained model", flag_values=values)
   flags.DEFINE_integer("step", None, "of the checkpoint", 0, flag_values=values)
   flags.DEFINE_string("data", None, "files of text or JSONL", flag_values=values)
+  flags.DEFINE_string(
+    "images",
+    None,
+    "pictures: PNG, JPEG, .jsonl, .npz; without it generated ones",
+    flag_values=values,
+  )
+  flags.DEFINE_bool("pairs", False, "pictures with their texts", flag_values=values)
+  flags.DEFINE_integer(
+    "max_pictures", 500, "trace no more pictures", 1, flag_values=values
+  )
   flags.DEFINE_string("out", None, "directory to make", flag_values=values)
   flags.DEFINE_string("name", None, "of the model, for figures", flag_values=values)
   flags.DEFINE_string(
@@ -37,15 +49,24 @@ def trace(argv: list[str]) -> None:
     "max_tokens", None, "begin no document after these", 1, flag_values=values
   )
 
-  from mhmoe_jax.analysis import tracing
   from mhmoe_jax.checkpoints import restore
-  from mhmoe_jax.data import documents, files
 
   step = parsing.define_run_config(values, "routing trace", argv)
-  parsing.parse(values, "routing trace", argv, required=("data", "out"))
+  parsing.parse(values, "routing trace", argv, required=("out",))
+  if values.data is not None and values.images is not None:
+    raise ValueError("routing trace takes --data or --images, got both.")
   cfg, params = restore.load_model(values.workdir, values.config, step)
-  paths = files.find_files(values.data)
   name = values.name or os.path.basename(os.path.normpath(values.workdir))
+  # A multi-modal run has pictures without a file.
+  if values.images is not None or (cfg.task_name == "masked" and values.data is None):
+    return _trace_pictures(values, cfg, params, name, step)
+  if not values.data:
+    raise ValueError(f"routing trace needs --data; see `{program()} help`.")
+
+  from mhmoe_jax.analysis.traces import tracing
+  from mhmoe_jax.data import documents, files
+
+  paths = files.find_files(values.data)
   meta = tracing.describe_model(cfg, values.config.to_dict(), name, step, paths)
   texts = documents.iterate_documents(paths, values.unit, cfg.data.text_key or "text")
   progress = _Progress(sum(epath.Path(path).stat().length for path in paths))
@@ -60,6 +81,47 @@ def trace(argv: list[str]) -> None:
   )
   progress.show()
   print(f"wrote {values.out}: {progress.num_tokens:,} tokens of {name}, step {step}")
+  return 0
+
+
+def _trace_pictures(values, cfg, params, name: str, step: int) -> int:
+  from mhmoe_jax.analysis.traces import picture_tracing
+  from mhmoe_jax.checkpoints import restore
+  from mhmoe_jax.data.images import given
+
+  paths, problems = [], []
+  meta = picture_tracing.describe_encoder(
+    cfg, values.config.to_dict(), name, step, (), values.pairs
+  )
+
+  def tell(problem: str) -> None:
+    problems.append(problem)
+    print(f"mhmoe routing: {problem}", file=sys.stderr)
+
+  if values.images is None:
+    seed, size = cfg.data.pairs.seed, cfg.model.picture_size
+    pictures = given.iterate_shapes(seed, values.max_pictures, size, values.pairs)
+  else:
+    text_key = cfg.data.pairs.text_key if values.pairs else ""
+    paths = given.find_pictures(values.images, text_key)
+    pictures = given.iterate_pictures(paths, text_key, tell)
+  counts = []
+  picture_tracing.write_picture_trace(
+    values.out,
+    dataclasses.replace(meta, data_files=tuple(paths)),
+    cfg,
+    params,
+    restore.load_fixed(values.workdir, cfg, step),
+    itertools.islice(pictures, values.max_pictures),
+    on_batch=counts.append,
+  )
+  print(f"wrote {values.out}: {counts[-1]:,} pictures of {name}, step {step}")
+  if problems:
+    print(
+      f"mhmoe routing: {len(problems)} could not be read; they are named above.",
+      file=sys.stderr,
+    )
+  return int(bool(problems))
 
 
 def figures(argv: list[str]) -> None:
@@ -78,8 +140,9 @@ def figures(argv: list[str]) -> None:
   if not values.trace:
     raise ValueError(f"routing figures needs --trace; see `{program()} help`.")
 
-  from mhmoe_jax.analysis import gallery, words
-  from mhmoe_jax.analysis.trace import load_trace
+  from mhmoe_jax.analysis.figures import gallery
+  from mhmoe_jax.analysis.statistics import words
+  from mhmoe_jax.analysis.traces.trace import load_trace
 
   drawn = gallery.draw_all(
     [load_trace(path, values.max_tokens) for path in values.trace],
@@ -102,8 +165,8 @@ def report(argv: list[str]) -> None:
   )
   parsing.parse(values, "routing report", argv, required=("trace", "out"))
 
-  from mhmoe_jax.analysis.report import make_report
-  from mhmoe_jax.analysis.trace import load_trace
+  from mhmoe_jax.analysis.report.report import make_report
+  from mhmoe_jax.analysis.traces.trace import load_trace
 
   paths = [path for path in (values.trace, values.compare) if path]
   page = make_report(

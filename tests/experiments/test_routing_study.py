@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from mhmoe_jax.analysis import diversity
-from mhmoe_jax.analysis.diversity import Occurrence, Senses
+from mhmoe_jax.analysis.statistics import diversity
+from mhmoe_jax.analysis.statistics.diversity import Occurrence, Senses
 from mhmoe_jax.data.documents import Document
 from tests.analysis.made import make_trace
 

@@ -10,6 +10,7 @@ from PIL import Image
 import pytest
 
 from mhmoe_jax import cli
+from mhmoe_jax.analysis.traces.trace import load_trace
 from mhmoe_jax.checkpoints import restore
 from mhmoe_jax.codes import saved
 from mhmoe_jax.sharding import FSDP, make_mesh
@@ -272,3 +273,50 @@ def test_mistakes_are_one_line(tmp_path, capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert message in line, name
   assert not run.exists()
+
+
+def test_its_pictures_are_traced(whole, tmp_path, capsys):
+  """With the generator's captions, and of files, of which one cannot be read."""
+  _, folder, _ = whole
+  trace = ["routing", "trace", f"--workdir={folder}"]
+  pairs = tmp_path / "pairs"
+  assert cli.main([*trace, f"--out={pairs}", "--pairs", "--max_pictures=3"]) == 0
+  assert "3 pictures of run, step 4" in capsys.readouterr().out
+  made = load_trace(pairs)
+  assert made.meta.pools == ("image", "text")
+  assert len(made.documents) == 3
+  assert made.documents[0].text.startswith("a ")
+  assert np.isfinite(made.pictures.texture_URC).all()
+
+  files = tmp_path / "files"
+  files.mkdir()
+  for name, size in (("b", 20), ("c", 31)):
+    Image.fromarray(np.full((size, 16, 3), size, np.uint8)).save(files / f"{name}.png")
+  (files / "a.png").write_bytes(b"")
+  out = tmp_path / "some"
+  assert cli.main([*trace, f"--out={out}", f"--images={files}/*.png"]) == 1
+  shown = capsys.readouterr()
+  assert f"wrote {out}: 2 pictures of run" in shown.out
+  first, last = shown.err.splitlines()
+  assert first.endswith(f"a picture must not be empty, got 0 bytes in {files}/a.png.")
+  assert last == "mhmoe routing: 1 could not be read; they are named above."
+  assert load_trace(out).pictures.names == [f"{files}/b.png", f"{files}/c.png"]
+  assert {document.label for document in load_trace(out).documents} == {"files"}
+
+  for flags, message in (
+    (
+      [f"--images={files}/*.jpg"],
+      "pictures must be files that are there, got none for",
+    ),
+    (["--images="], "pictures must be files that are there, got none for ''."),
+    ([f"--images={files}/a.png"], "a trace must have at least one picture, got none."),
+    (
+      [f"--images={files}/b.png", "--pairs"],
+      "pictures with a text must be in an index",
+    ),
+    ([f"--images={files}/b.png", "--data=x"], "takes --data or --images, got both."),
+    (["--data=README.md"], "a trace of text needs a run of task language, got masked."),
+  ):
+    assert cli.main([*trace, f"--out={tmp_path / 'no'}", *flags]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1], flags
+  assert not (tmp_path / "no").exists()

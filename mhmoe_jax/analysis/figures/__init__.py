@@ -1,0 +1,1 @@
+"""What a trace tells, as pictures in files and notebooks."""

@@ -1,0 +1,1 @@
+"""What a trace tells, as one page for a browser."""

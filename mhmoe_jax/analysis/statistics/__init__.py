@@ -1,0 +1,1 @@
+"""What a trace tells, as numbers: plain arrays in, plain arrays out."""

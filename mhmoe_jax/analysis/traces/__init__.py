@@ -1,0 +1,1 @@
+"""What became of every sub-token: run, written down, read."""
