@@ -11,6 +11,8 @@ import statistics
 
 import run
 
+from experiments import work_queue
+
 # Two-sided 95 % points of Student's t, by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 PARTS = ("image", "text", "pair/image", "pair/text")
@@ -141,7 +143,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--results", type=pathlib.Path, required=True)
   args = parser.parse_args()
-  found = group(run.read_results(args.results / "runs.jsonl"))
+  found = group(work_queue.read_results(args.results / "runs.jsonl"))
   lines = []
   for title, reference, names in TABLES:
     lines += table(title, found, reference, names)

@@ -6,20 +6,15 @@ a kill, and it goes on; what is finished is skipped. README.md says what is in D
 """
 
 import argparse
-from collections.abc import Iterator
-import contextlib
-import fcntl
-import json
 import os
 import pathlib
 import statistics
-import subprocess
-import time
 from typing import NamedTuple
 
 import config as rows
 
-HERE = pathlib.Path(__file__).parent
+from experiments import work_queue
+
 SEEDS = (0, 1, 2)
 MAIN = ("dense", "xmoe_8", "mhmoe_8", "mhmoe_flops_8")
 PLACES = ("mhmoe_8_shared", "mhmoe_8_second")  # against mhmoe_8
@@ -43,29 +38,14 @@ def make_jobs(steps: int, rate: float) -> list[Job]:
   return [Job(row, seed, steps, rate) for row, seed in rows_of]
 
 
-def read_results(path: pathlib.Path) -> list[dict]:
-  """The results so far."""
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def job_of(result: dict) -> Job:
   """The job that a result is of."""
   return Job(*(result[name] for name in Job._fields))
 
 
-@contextlib.contextmanager
-def claim(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
-  """Whether this process has the file for itself; a killed one loses it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-      yield False
-      return
-    yield True
+def name_of(job: Job) -> str:
+  """The folder of a job."""
+  return f"{job.row}-{job.steps}-{job.rate:g}-{job.seed}"
 
 
 def prepare(data: pathlib.Path, out: pathlib.Path) -> None:
@@ -78,7 +58,7 @@ def prepare(data: pathlib.Path, out: pathlib.Path) -> None:
   config = rows.get_config("dense")
   rows.set_data(config, data, out)
   cfg = resolve(config)
-  with claim(out / "prepare.lock", wait=True):
+  with work_queue.claim(out / "prepare.lock", wait=True):
     tokens = out / "tokens.model"
     if not tokens.exists():
       part = tokens.with_suffix(".part")
@@ -127,14 +107,8 @@ def train(job: Job, config, workdir: pathlib.Path) -> dict | None:
   }
 
 
-def commit() -> str:
-  """The version of the code."""
-  command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-  return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
 def work(jobs: list[Job], data: pathlib.Path, out: pathlib.Path, train=train) -> None:
-  """Does what no other process is doing until all is done, or a signal says stop.
+  """Trains all jobs.
 
   Args:
     jobs: the most wanted first.
@@ -142,30 +116,16 @@ def work(jobs: list[Job], data: pathlib.Path, out: pathlib.Path, train=train) ->
     out: folder of the runs and, in `results`, of what came of them.
     train: trains one job.
   """
-  path, version = out / "results" / "runs.jsonl", commit()
-  while True:
-    results = read_results(path)
-    left = [job for job in jobs if job not in set(map(job_of, results))]
-    if not left:
-      return
-    for job in left:
-      name = f"{job.row}-{job.steps}-{job.rate:g}-{job.seed}"
-      with claim(out / "locks" / name) as mine:
-        if not mine or job in set(map(job_of, read_results(path))):
-          continue
-        config = rows.get_config(job.row)
-        rows.set_data(config, data, out)
-        rows.set_steps(config, job.steps)
-        config.optimizer.learning_rate = job.rate
-        config.train.seed = config.data.seed = config.data.text.seed = job.seed
-        result = train(job, config, out / name)
-        if result is None:
-          return
-        with claim(out / "results" / "lock", wait=True), path.open("a") as file:
-          file.write(json.dumps(result | {"commit": version}) + "\n")
-      break
-    else:
-      time.sleep(1)  # Others do the rest.
+
+  def run(job: Job, workdir: pathlib.Path) -> dict | None:
+    config = rows.get_config(job.row)
+    rows.set_data(config, data, out)
+    rows.set_steps(config, job.steps)
+    config.optimizer.learning_rate = job.rate
+    config.train.seed = config.data.seed = config.data.text.seed = job.seed
+    return train(job, config, workdir)
+
+  work_queue.work(jobs, out, name_of, job_of, run)
 
 
 def main():

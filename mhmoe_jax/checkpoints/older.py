@@ -3,7 +3,11 @@
 from typing import Any
 
 # Keys that runs may be older than, and what such runs did: of any task, of language.
-_YOUNGER_OF_ALL = {"init": "", "optimizer": {"layer_decay": 1.0}}
+_YOUNGER_OF_ALL = {
+  "init": "",
+  "optimizer": {"layer_decay": 1.0},
+  "model": {"moe": {"round_factor": 1.25}},
+}
 _YOUNGER = {
   "data": {"prepared": ""},
   "train": {
@@ -30,7 +34,6 @@ _YOUNGER = {
       "init": "flax",
       "expert_dropout": 0.0,
       "router_norm": 0.0,
-      "round_factor": 1.25,
     },
   },
 }

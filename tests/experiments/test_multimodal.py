@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from experiments import work_queue
 from mhmoe_jax.plan.accounting import count_parameters
 from mhmoe_jax.train.config import resolve
 
@@ -67,7 +68,7 @@ def test_the_queue_does_each_job_once_and_goes_on(study, tmp_path):
   assert done == jobs[:3]
   run.work(jobs, tmp_path, tmp_path, train)
   assert done[3:] == jobs[2:]
-  results = run.read_results(tmp_path / "results" / "runs.jsonl")
+  results = work_queue.read_results(tmp_path / "results" / "runs.jsonl")
   assert [run.job_of(r) for r in results] == jobs
 
 

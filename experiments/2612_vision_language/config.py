@@ -1,0 +1,80 @@
+"""Fine-tuning of the multi-modal study's models: config.py:TASK, such as easy_vqa.
+
+`run.py` beside this file trains them, each from a run of `experiments/2612_multimodal`.
+
+  easy_vqa       questions about one shape on a ground, 13 answers
+  shapes_vqa     questions about generated pictures, 25 answers
+  nlvr           statements about three boxes; trained on "dev", validated on "hidden"
+  shapes_nlvr    statements about two generated pictures
+  emoji          captions: the English name of an emoji, no motif in both splits
+  drawings       captions: titles of openclipart, sentences of Tux Paint's stamps
+  shapes         captions of generated pictures
+  coco           captions of 77 photographs, which are too few to learn anything from
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from configs import base_finetune
+
+TASKS = {
+  "easy_vqa": ("vqa", "easy_vqa"),
+  "nlvr": ("nlvr", "nlvr"),
+  "emoji": ("captioning", "emoji"),
+  "shapes_vqa": ("vqa", ""),
+  "shapes_nlvr": ("nlvr", ""),
+  "drawings": ("captioning", "openclipart tuxpaint"),
+  "shapes": ("captioning", ""),
+  "coco": ("captioning", "coco"),
+}
+
+
+def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
+  """The config of a task.
+
+  Args:
+    name: of the task.
+    masked: the config of the run that it starts from.
+    data: folder of pictures, README.md says which.
+  """
+  if name not in TASKS:
+    raise ValueError(f"the task must be one of {', '.join(TASKS)}, got {name!r}.")
+  task, files = TASKS[name]
+  config = base_finetune.tune(masked, task)
+  pictures = config.data.pictures
+  pictures.source = "npz" if files else "shapes"
+  for split in ("train", "valid"):
+    paths = [str(data / f"{name}_{split}.npz") for name in files.split()]
+    setattr(pictures, split, ",".join(paths))
+  pictures.num_train, pictures.num_valid = 20_000, 1_000
+  # Left stays left, and what is at the edge is asked for.
+  config.data.augment.flip, config.data.augment.least_area = False, 1.0
+  config.data.cut_texts = True
+  config.data.text_length = {"captioning": 48, "vqa": 32, "nlvr": 48}[task]
+  if task == "vqa":
+    config.model.num_answers = 13 if files else 25
+  if name == "nlvr":
+    config.data.arrangement = "boxes"
+  if files and task == "nlvr":
+    pictures.text_key = "sentence"
+  if task == "captioning":
+    pictures.text_key = "text" if files else "caption"
+    config.objective.num_captions = 200
+
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.weight_decay = 0.05
+  config.train.batch_size = 8 if task == "nlvr" else 16
+  config.train.log_every = 50
+  config.train.eval_batches = 125  # 2,000 questions, and all of the others
+  config.train.image_every = 0
+  return config
+
+
+def set_steps(config: ConfigDict, steps: int) -> None:
+  """Trains for so many steps; validates at the end."""
+  train, optimizer = config.train, config.optimizer
+  train.num_steps = train.eval_every = train.checkpoint_every = steps
+  optimizer.schedule = "cosine"
+  optimizer.final_fraction = 0.0
+  optimizer.warmup_steps = steps // 10
