@@ -188,6 +188,19 @@ def test_rows_that_are_padding_are_not_decoded():
   assert (worths_B[~REAL] == -np.inf).all()
 
 
+def test_a_picture_is_read_once():
+  """No step of the search has activations of its places, which experts would see."""
+  config = dataclasses.replace(CONFIG, **VARIANTS["a pool for each"])
+  shapes = parameters(config)
+  traced = jax.make_jaxpr(lambda params: write(config, params, W, PATCHES, REAL))(
+    shapes
+  )
+  (loop,) = [x for x in traced.eqns if x.primitive.name == "while"]
+  place = f"f32[{len(PATCHES)},{config.num_image},{config.embed_dim}]"
+  assert place in str(traced)
+  assert place not in str(loop.params["body_jaxpr"])
+
+
 def test_sharded_equals_unsharded():
   """Pictures, experts and attention heads over eight devices."""
   config, params, _, texts_BT, worths_B = make("a pool for each")
