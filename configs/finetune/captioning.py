@@ -1,12 +1,12 @@
 """Minutes on two CPU cores: captions of generated pictures of shapes.
 
   mhmoe train --config configs/tiny_multimodal.py --workdir runs/mm
-  mhmoe train --config configs/finetune/captioning.py --workdir runs/captioning \\
-    --config.init=runs/mm
+  mhmoe train --config configs/finetune/captioning.py --workdir runs/captioning
 
+and behind the second `--config.init=runs/mm`. Without it it trains from scratch.
 `configs/finetune/captioning.py:dense`, `:smoe` start from those of tiny_multimodal.py.
-Without `config.init` it trains from scratch. Beside a setting is that of BEiT-3 base on
-COCO (its released code; the 1.9B model of 2208.10442 Table 13 in brackets).
+Beside a setting is that of BEiT-3 base on COCO (its released code; the 1.9B model of
+2208.10442 Table 13 in brackets).
 """
 
 from configs import base_finetune, tiny_multimodal

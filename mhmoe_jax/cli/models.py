@@ -177,15 +177,6 @@ def sample(argv: list[str]) -> None:
     print(text, end="\n\n")
 
 
-def _tell_meteor(captions: list[str], references: list[list[str]]) -> str:
-  from mhmoe_jax.evals import meteor
-
-  try:
-    return f"{meteor.meteor(captions, references):.3f}, nltk's"
-  except ValueError as error:
-    return f"not computed: {error}"
-
-
 def evaluate(argv: list[str]) -> None:
   """Perplexity and bits per byte of a text; how well another task is done."""
   from mhmoe_jax.checkpoints import restore
@@ -213,8 +204,7 @@ def evaluate(argv: list[str]) -> None:
   if cfg.task_name != "language":
     print("\n".join(result.in_words()))
     if cfg.task_name == "captioning":
-      print(f"{'METEOR':15} {_tell_meteor(result.captions, result.references)}")
-      print(f"{'SPICE':15} {meteor.NO_SPICE}")
+      print("\n".join(meteor.in_words(result.captions, result.references)))
     return
   print(
     f"loss           {result.loss:.4f} nats per token\n"

@@ -75,7 +75,7 @@ def score(
     )
   found = [to_words(caption) for caption in captions]
   wanted = [[to_words(text) for text in texts] for texts in references]
-  scores = {f"bleu_{n}": x for n, x in enumerate(bleu(found, wanted), 1)}
+  scores = {f"bleu_{n}": float(x) for n, x in enumerate(bleu(found, wanted), 1)}
   scores["rouge_l"] = float(np.mean(list(map(rouge_l, found, wanted))))
   return scores | {"cider_d": float(np.mean(cider_d(found, wanted)))}
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 
 from mhmoe_jax.evals.captions import to_words
 
-NO_SPICE = "not computed: it needs Java, and the network to fetch CoreNLP."
+
+def in_words(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[str]:
+  """A line for METEOR and one for SPICE: the score, or what it needs."""
+  try:
+    found = f"{meteor(captions, references):.3f} by nltk"
+  except ValueError as error:
+    found = str(error).removeprefix("METEOR ")
+  spice = "needs Java, and the network to fetch CoreNLP."
+  return [f"METEOR          {found}", f"SPICE           {spice}"]
 
 
 def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> float:

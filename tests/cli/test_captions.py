@@ -11,7 +11,11 @@ from mhmoe_jax import cli
 from mhmoe_jax.checkpoints.checkpoint import Checkpoints
 from mhmoe_jax.cli import captions
 from mhmoe_jax.data.images.augment import squash
+from mhmoe_jax.evals import meteor, perplexity
 from mhmoe_jax.evals.captioning import Captioner
+from mhmoe_jax.evals.captions import score
+from mhmoe_jax.tasks.captioning_evaluation import CaptioningEvaluation
+from mhmoe_jax.tasks.masked_evaluation import Part
 from mhmoe_jax.train.config import resolve
 from tests.tasks.pictures import small_captioning, small_masked
 
@@ -78,6 +82,24 @@ def test_captions_of_many_pictures(run, capsys, tmp_path):
 def test_what_is_not_there(run, capsys, words, message):
   assert cli.main(["caption", f"--workdir={run[0]}", *words]) == 1
   assert capsys.readouterr().err == f"mhmoe caption: error: {message}\n"
+
+
+def test_eval_tells_all_scores(run, capsys, monkeypatch):
+  """And METEOR, or what it needs; `meteor.in_words` has the lines."""
+  texts, references = ["a dog on a mat"], [["a dog on a mat"]]
+  scores = score(texts, references)
+  found = CaptioningEvaluation(Part(1.0, 0.5, 10), texts, references, scores, {})
+  monkeypatch.setattr(perplexity, "evaluate_model", lambda *args: found)
+  monkeypatch.setattr(meteor, "meteor", lambda captions, references: 0.25)
+  assert cli.main(["eval", f"--workdir={run[0]}"]) == 0
+  assert capsys.readouterr().out.splitlines() == [
+    "validation      perplexity 2.718, 50.0% right, over 10 masked tokens",
+    "captions        BLEU-4 1.000, ROUGE-L 1.000, CIDEr-D 0.000, of 1 pictures",
+    "  written       a dog on a mat",
+    "  reference     a dog on a mat",
+    "METEOR          0.250 by nltk",
+    "SPICE           needs Java, and the network to fetch CoreNLP.",
+  ]
 
 
 def test_each_picture_once_and_in_order(tmp_path):

@@ -3,12 +3,11 @@
 import json
 import math
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 
-from mhmoe_jax.evals import captions, meteor
+from mhmoe_jax.evals import captions
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "golden" / "captions.json").read_text()
@@ -58,33 +57,3 @@ def test_what_cannot_be_scored():
     captions.score([], [])
   with pytest.raises(ValueError, match="got 2 captions, 1 with references"):
     captions.score(["a", "b"], [["a"], []])
-
-
-def test_meteor_says_what_it_needs(monkeypatch):
-  monkeypatch.setitem(sys.modules, "nltk.translate.meteor_score", None)
-  with pytest.raises(ValueError, match="METEOR needs nltk, of the extra eval"):
-    meteor.meteor(["a"], [["a"]])
-
-
-def test_meteor_is_the_mean_over_captions(monkeypatch):
-  """With a WordNet that knows nothing: one chunk of m words is 1 - 0.5 / m^3."""
-  from nltk.translate import meteor_score
-
-  class Empty:
-    def synsets(self, word):
-      return []
-
-  known = meteor_score.meteor_score
-  monkeypatch.setattr(
-    meteor_score, "meteor_score", lambda *args: known(*args, wordnet=Empty())
-  )
-  found = meteor.meteor(["A dog.", "cats"], [["a cat", "a dog"], ["dogs", "mice"]])
-  close(found, (1 - 0.5 / 2**3) / 2)
-  monkeypatch.undo()
-
-  def fails(*args):
-    raise LookupError("Resource wordnet not found.\n" * 30)
-
-  monkeypatch.setattr(meteor_score, "meteor_score", fails)
-  with pytest.raises(ValueError, match="needs WordNet, which nltk does not bring"):
-    meteor.meteor(["a"], [["a"]])
