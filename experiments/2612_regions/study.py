@@ -13,7 +13,6 @@ import argparse
 import json
 import pathlib
 import time
-from typing import NamedTuple
 
 import config as rows
 import jax
@@ -23,77 +22,22 @@ from ml_collections import ConfigDict
 import numpy as np
 import report
 import run
+import sets
+from sets import Pictures
 
 from mhmoe_jax.analysis.statistics.diversity import count_distinct
 from mhmoe_jax.analysis.statistics.heads import head_load
 from mhmoe_jax.analysis.statistics.modality import measure_sharing
-from mhmoe_jax.analysis.statistics.texture import measure_texture, to_grey
 from mhmoe_jax.analysis.traces import picture_tracing
 from mhmoe_jax.analysis.traces.trace import Trace, load_trace
 from mhmoe_jax.checkpoints import restore, saved
-from mhmoe_jax.data.images import given, shapes
+from mhmoe_jax.data.images import given
 
-PICTURES = 200  # of each set
 FRESH = 6  # draws of fresh routers
 KINDS = (("textured", "plain"), ("textured", "ground"), ("plain", "ground"))
 PARTS = (8, 4, 2, 1)  # of the training: checkpoints after an eighth, a quarter ...
 FLAT, TEXTURED = 4.0, 20.0  # grey levels of deviation
-TEXTURES = ("deviation", "detrended", "weakest")
 BATCH = 40
-
-
-class Pictures(NamedTuple):
-  """A set of pictures and what is known of their patches."""
-
-  pixels_UYXC: np.ndarray
-  texture: dict  # (U, P) by measure
-  brightness_UP: np.ndarray
-  kinds: dict  # bool (U, P): patches of generated pictures that are of a kind
-
-
-def describe(pixels_UYXC: np.ndarray, patch_size: int) -> Pictures:
-  """Measures patches."""
-  U = len(pixels_UYXC)
-  made = measure_texture(pixels_UYXC, patch_size)
-  texture = {x: getattr(made, f"{x}_URC").reshape(U, -1) for x in TEXTURES}
-  grey_UP = to_grey(pixels_UYXC, patch_size).mean(axis=(-2, -1)).reshape(U, -1)
-  return Pictures(pixels_UYXC, texture, grey_UP, {})
-
-
-def read_sets(data: pathlib.Path, size: int, patch_size: int) -> dict[str, Pictures]:
-  """The pictures of the study; none was trained on."""
-  with np.load(data / "caltech_valid.npz") as arrays:
-    # Classes lie one behind the other.
-    photographs = arrays["images"]
-    photographs = photographs[:: len(photographs) // PICTURES][:PICTURES]
-  scenes = [shapes.make_scene(1, "validation", i) for i in range(PICTURES)]
-  drawn = np.stack([shapes.render(scene, size) for scene in scenes])
-  sets = {
-    "photographs": photographs,
-    "shapes": drawn,
-    "shuffled photographs": measures.shuffle(photographs, patch_size),
-    "noise": measures.noise(PICTURES // 2, size),
-  }
-  made = {name: describe(pixels, patch_size) for name, pixels in sets.items()}
-  known = np.stack([shapes.texture_map(scene, size, patch_size) for scene in scenes])
-  textured_UP = known.reshape(PICTURES, -1)
-  plain_UP = np.stack([_plain(s, size, patch_size).ravel() for s in scenes])
-  made["shapes"].texture["known"] = textured_UP
-  made["shapes"].kinds.update(
-    textured=(textured_UP >= 0.5) & (plain_UP < 0.02),
-    plain=(plain_UP >= 0.5) & (textured_UP < 0.02),
-    ground=(plain_UP + textured_UP) < 0.001,
-  )
-  return made
-
-
-def _plain(scene, size: int, patch_size: int) -> np.ndarray:
-  """The share of every patch that is covered by something without a texture."""
-  swapped = {"flat": "noisy"}  # what has none has one, and the other way round
-  turned = tuple(
-    shape._replace(texture=swapped.get(shape.texture, "flat")) for shape in scene.shapes
-  )
-  return shapes.texture_map(scene._replace(shapes=turned), size, patch_size)
 
 
 class Looker:
@@ -250,7 +194,7 @@ def initial(cfg, seed: int):
   return jax.jit(cfg.task.init)(key)
 
 
-def study(row: str, seed: int, steps: list[int], sets: dict[str, Pictures], args):
+def study(row: str, seed: int, steps: list[int], wanted: dict[str, Pictures], args):
   """Yields the results of a model, a set of pictures at a time."""
   cfg, _ = load(row, seed, None, args)
   fixed = restore.load_fixed(str(args.out / f"{row}-{seed}"), cfg)
@@ -259,14 +203,14 @@ def study(row: str, seed: int, steps: list[int], sets: dict[str, Pictures], args
   # Many passes each: before training, at the first checkpoint and at the last.
   compared = {steps[0], steps[1], steps[-1]}
   loaded = {step: load(row, seed, step, args)[1] for step in steps}
-  for name, pictures in sets.items():
+  for name, pictures in wanted.items():
     found = {}
     for step, params in loaded.items():
-      wanted = fresh if name in ("photographs", "shapes") and step in compared else []
+      others = fresh if name in ("photographs", "shapes") and step in compared else []
       pixels = pictures.pixels_UYXC
       found[step] = (
         look(params, pixels),
-        [look_fresh(look, params, other, pixels) for other in wanted],
+        [look_fresh(look, params, other, pixels) for other in others],
       )
     yield name, measure_set(found, pictures)
 
@@ -278,7 +222,7 @@ def trace_pairs(row: str, seed: int, step: int, args) -> Trace:
     cfg, params = load(row, seed, step, args)
     fixed = restore.load_fixed(str(args.out / f"{row}-{seed}"), cfg)
     meta = picture_tracing.describe_encoder(cfg, {}, f"{row}-{seed}", step, (), True)
-    pairs = given.iterate_shapes(1, PICTURES, cfg.model.picture_size, True)
+    pairs = given.iterate_shapes(1, sets.PICTURES, cfg.model.picture_size, True)
     picture_tracing.write_picture_trace(str(path), meta, cfg, params, fixed, pairs)
   return load_trace(path)
 
@@ -298,7 +242,7 @@ def main():
   results.mkdir(parents=True, exist_ok=True)
   regions, modality = results / "regions.jsonl", results / "modality.jsonl"
   config = rows.get_config("h8")
-  sets = read_sets(args.data, config.model.picture_size, config.model.patch_size)
+  pictures = sets.read(args.data, config.model.picture_size, config.model.patch_size)
   finished = {
     (r["row"], r["seed"]): r["steps"] for r in read(args.out / "trained.jsonl")
   }
@@ -315,7 +259,7 @@ def main():
       }
       append(modality, model | {"steps": made})
     done = {(r["row"], r["seed"], r["set"]) for r in read(regions)}
-    left = {name: x for name, x in sets.items() if (row, seed, name) not in done}
+    left = {name: x for name, x in pictures.items() if (row, seed, name) not in done}
     steps = [0, *(last // part for part in PARTS)]
     for name, result in study(row, seed, steps, left, args) if left else ():
       append(regions, model | {"set": name} | result)

@@ -12,7 +12,14 @@ from mhmoe_jax.plan.accounting import count_parameters
 from mhmoe_jax.train.config import resolve
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "2612_regions"
-NAMES = ("config", "run", "measures", "report", "study")  # other studies have them, too
+NAMES = (
+  "config",
+  "run",
+  "measures",
+  "report",
+  "sets",
+  "study",
+)  # other studies have them, too
 U, P = 60, 16
 
 
@@ -144,7 +151,7 @@ def test_tables_hold_every_model(study, tmp_path):
   measures, regions = study["measures"], []
   rng = np.random.default_rng(0)
   pixels = rng.integers(0, 256, (6, 16, 16, 3)).astype(np.uint8)
-  pictures = study["study"].describe(pixels, 8)
+  pictures = study["sets"].describe(pixels, 8)
   looked = {step: (rng.integers(1, 9, (6, 4, 2)), []) for step in (0, 2, 8)}
   fresh = {step: (y, [y + 1, y]) for step, (y, _) in looked.items()}
   for name, of in (("photographs", fresh), ("noise", looked)):

@@ -43,7 +43,7 @@ class Pane {
         ["distinct", "distinct experts"],
         ...(model.losses ? [["loss", "loss"]] : []),
       ]),
-      ...(this.text.side ? this.make_picture_controls() : []),
+      ...(this.text.side ? make_picture_controls(this) : []),
       make(
         "label",
         {},
@@ -81,31 +81,6 @@ class Pane {
       rootMargin: "300px",
     });
     this.blocks.forEach((block) => this.watcher.observe(block.element));
-  }
-
-  make_picture_controls() {
-    const menu = make(
-      "select",
-      { name: "texture", change: () => this.texture_by(menu.selectedIndex) },
-      ...this.text.textures.map(({ name }) => make("option", {}, name)),
-    );
-    const through = make("input", {
-      type: "checkbox",
-      change: () => this.scroller.classList.toggle("through", through.checked),
-    });
-    this.scale = make("span", { class: "scale" });
-    return [
-      make("label", {}, "Texture", menu),
-      make("label", {}, through, "see through"),
-      this.scale,
-    ];
-  }
-
-  texture_by(number) {
-    this.texture = number;
-    for (const { picture, element, document } of this.blocks) {
-      if (picture) draw_texture(this, element, document);
-    }
   }
 
   // Text without tokens at first: it can be searched, and costs nothing.

@@ -1,7 +1,5 @@
 // Pictures: as they are, their patches by expert, and their texture.
 
-const GAP = 8; // pixels between the three
-
 // A block of a picture; its spans are the patches, over a second copy of it.
 function make_picture(pane, { document }) {
   const text = pane.text;
@@ -78,4 +76,25 @@ function describe_place(text, i) {
   );
   about.push(`row ${row + 1}`, `column ${column + 1}`, text.name(i));
   return `${about.join(", ")}; texture: ${textures.join(", ")}`;
+}
+
+function make_picture_controls(pane) {
+  const textures = pane.text.textures.map(({ name }) => make("option", {}, name));
+  const show = () => {
+    pane.texture = menu.selectedIndex;
+    for (const { picture, element, document } of pane.blocks) {
+      if (picture) draw_texture(pane, element, document);
+    }
+  };
+  const menu = make("select", { name: "texture", change: show }, ...textures);
+  const through = make("input", {
+    type: "checkbox",
+    change: () => pane.scroller.classList.toggle("through", through.checked),
+  });
+  pane.scale = make("span", { class: "scale" });
+  return [
+    make("label", {}, "Texture", menu),
+    make("label", {}, through, "see through"),
+    pane.scale,
+  ];
 }
