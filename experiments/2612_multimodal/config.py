@@ -92,7 +92,7 @@ def get_config(row: str = "mhmoe_8"):
   data.text.source = "text"
   data.text.sequence_length = 64
   data.text.shuffle_buffer = 2_000
-  data.codes.kind = "kmeans"
+  data.codes.kind, data.codes.steps = "kmeans", 20
 
   config.optimizer.weight_decay = 0.05
   config.train.batch_size = 8
