@@ -75,14 +75,14 @@ def read_batches(
   paths: Sequence[str], batch_size: int, on_error: Callable[[str], None]
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
   """Pictures in batches with their paths; what cannot be read is named and left out."""
-  from mhmoe_jax.data.images.decoding import decode
+  from mhmoe_jax.data.images.decoding import read
 
   names, pictures = [], []
   for path in paths:
     try:
-      pictures.append(decode(epath.Path(path).read_bytes(), path))
+      pictures.append(read(path))
       names.append(path)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
       print(f"mhmoe caption: {error}", file=sys.stderr)
       on_error(path)
     if len(pictures) == batch_size:

@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
-from etils import epath
 import jax
 import numpy as np
 
 from mhmoe_jax.data.images.augment import squash
-from mhmoe_jax.data.images.decoding import decode
+from mhmoe_jax.data.images.decoding import read
 from mhmoe_jax.data.pictured.answers import find_answers
 from mhmoe_jax.data.pictured.text import TextWindow
 from mhmoe_jax.tasks.task import Params
@@ -40,15 +39,11 @@ def ask(
   cfg.need("vqa", "answering questions")
   if not question.strip():
     raise ValueError(f"a question must have words, got {question!r}.")
-  try:
-    content = epath.Path(image).read_bytes()
-  except OSError as error:
-    raise ValueError(f"cannot read {image}: {error.strerror}.") from None
   data = cfg.data
   keys = "data.text_length", "data.cut_texts"
   window = TextWindow(data.vocabulary, data.text_length, data.cut_texts, keys)
   row = {
-    "pixels": squash(decode(content, image), cfg.model.picture_size),
+    "pixels": squash(read(image), cfg.model.picture_size),
     **window(question, "the question"),
   }
   words = find_answers(data.pictures, data.answers).words

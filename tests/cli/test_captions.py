@@ -59,7 +59,7 @@ def test_captions_of_many_pictures(run, capsys, tmp_path):
   errors = [line for line in errors.splitlines() if line.startswith("mhmoe")]
   assert errors == [
     f"mhmoe caption: a picture must be PNG or JPEG, got neither in {folder}/2a.png.",
-    f"mhmoe caption: [Errno 2] No such file or directory: '{missing}'",
+    f"mhmoe caption: cannot read {missing}: No such file or directory.",
     "mhmoe caption: 2 of 7 pictures could not be read",
   ]
   lines = [json.loads(line) for line in out.read_text().splitlines()]

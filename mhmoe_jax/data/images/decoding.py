@@ -7,6 +7,7 @@ become 8, and a camera's orientation is applied.
 import io
 import warnings
 
+from etils import epath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -15,6 +16,15 @@ MAX_PIXELS = 64 * 2**20
 # What Pillow says of large pictures and of damaged notes of cameras names no file.
 # Once: `warnings.catch_warnings` is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def read(path: str) -> np.ndarray:
+  """Reads and decodes a file; ValueError names it if it is not there, or no picture."""
+  try:
+    content = epath.Path(path).read_bytes()
+  except OSError as error:
+    raise ValueError(f"cannot read {path}: {error.strerror}.") from None
+  return decode(content, path)
 
 
 def decode(content: bytes, name: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from etils import epath
 import numpy as np
 
 from mhmoe_jax.data.images import sentences, shapes
-from mhmoe_jax.data.images.decoding import decode
+from mhmoe_jax.data.images.decoding import read
 from mhmoe_jax.data.images.index import index_of, read_index
 from mhmoe_jax.data.images.picture import Picture, Source
 from mhmoe_jax.data.images.tfds_pictures import TfdsSource
@@ -173,12 +173,7 @@ class FilesSource:
     return self._read(_named(record, key, str, "a path", name))
 
   def _read(self, image: str) -> np.ndarray:
-    path = self._folder / image
-    try:
-      content = path.read_bytes()
-    except OSError as error:
-      raise ValueError(f"cannot read {path}: {error.strerror}.") from None
-    return decode(content, str(path))
+    return read(str(self._folder / image))
 
 
 class NpzSource:
