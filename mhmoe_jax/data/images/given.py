@@ -5,13 +5,12 @@ others go on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import glob
 import os
 from typing import Any, NamedTuple
 
-from etils import epath
-
 from mhmoe_jax.data import gfile
-from mhmoe_jax.data.images.decoding import decode
+from mhmoe_jax.data.images.decoding import read
 from mhmoe_jax.data.images.index import read_text
 from mhmoe_jax.data.images.sources import FilesSource, NpzSource, ShapesSource
 
@@ -33,7 +32,7 @@ def find_pictures(patterns: str, text_key: str = "") -> list[str]:
 
   Args:
     patterns: local or gs://, of PNG, JPEG, .jsonl or .npz. The files of a glob are
-      sorted.
+      sorted, and each is there once.
     text_key: the field of their texts, if pictures shall have one.
 
   Raises:
@@ -42,12 +41,16 @@ def find_pictures(patterns: str, text_key: str = "") -> list[str]:
   paths = []
   for pattern in [patterns] if gfile.exists(patterns) else patterns.split(","):
     pattern = os.path.expanduser(pattern.strip())
+    # A name without a pattern is said to be missing when it is read, as others are.
     found = [pattern] if gfile.exists(pattern) else sorted(gfile.glob(pattern))
+    if pattern and not glob.has_magic(pattern):
+      found = [pattern]
     if not found:
       raise ValueError(
         f"pictures must be files that are there, got none for {pattern!r}."
       )
     paths += found
+  paths = list(dict.fromkeys(paths))
   for path in paths:
     if text_key and _ending(path) not in _MANY:
       raise ValueError(
@@ -72,7 +75,7 @@ def iterate_pictures(
     if many is None:
       label = os.path.basename(os.path.dirname(os.path.abspath(path)))
       try:
-        yield Given(label, path, _read(path), "", {})
+        yield Given(label, path, read(path), "", {})
       except ValueError as error:
         on_error(str(error))
       continue
@@ -102,14 +105,6 @@ def _with_text(label: str, picture, text_key: str) -> Given:
   record = picture.record
   text = read_text(record, text_key, picture.name)[0] if text_key else ""
   return Given(label, picture.name, picture.pixels, text, record)
-
-
-def _read(path: str):
-  try:
-    content = epath.Path(path).read_bytes()
-  except OSError as error:
-    raise ValueError(f"cannot read {path}: {error.strerror}.") from None
-  return decode(content, path)
 
 
 def _ending(path: str) -> str:

@@ -65,6 +65,12 @@ def test_indices_and_arrays(folder):
   assert problems[0].startswith("texts must be in lines beside the pictures, got no ")
 
 
+def test_each_once_and_the_missing_when_it_is_read(folder):
+  found, problems = read(folder / "cats/c.jpg", folder / "cats/c.*", folder / "no.png")
+  assert [one.name for one in found] == [f"{folder}/cats/c.jpg"]
+  assert problems == [f"cannot read {folder}/no.png: No such file or directory."]
+
+
 def test_what_is_not_there(folder):
   with pytest.raises(ValueError, match=r"files that are there, got none for '.*x\*'"):
     given.find_pictures(f"{folder}/x*")
