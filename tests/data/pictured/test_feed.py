@@ -42,6 +42,7 @@ def test_resumed_and_shared(config, streams):
   whole = make(config)
   batches = [next(whole) for _ in range(5)]
   assert len({batch["pixels"].tobytes() for batch in batches}) == 5
+  assert len({pixels.tobytes() for pixels in batches[0]["pixels"]}) == 8
   parts = [part for part in ([0], [*range(1, streams)]) if part]
   readers = [make(config, part) for part in parts]
   for batch in batches[:3]:
