@@ -21,8 +21,8 @@ def get_config(ffn: str = "mhmoe"):
   config.optimizer.weight_decay = 0.05  # 0.2 [0.05]
   config.optimizer.b2 = 0.98  # 0.999 [0.98]
   config.optimizer.warmup_steps = 50  # 5 of 20 epochs [5 of 20]
-  config.train.num_steps = 800  # 20 epochs [20]
+  config.train.num_steps = 400  # 20 epochs [20]
   config.train.batch_size = 32  # 256 [256]
-  config.train.eval_every = 400
-  config.train.checkpoint_every = 400
+  config.train.eval_every = 200
+  config.train.checkpoint_every = 200
   return config
