@@ -100,7 +100,10 @@ def _ragged_forward(weights, x_TM, scale_T, sizes_E):
   def per_row(b):
     if b is None:
       return None
-    return jnp.take(b.reshape(E, -1), expert_T, axis=0, mode="clip")
+    # Taken in float32, in which gradients of rows are added up then: a sum of bfloat16
+    # stands still once it is some hundred times what is added.
+    wide_EX = b.reshape(E, -1).astype(jnp.promote_types(b.dtype, jnp.float32))
+    return jnp.take(wide_EX, expert_T, axis=0, mode="clip").astype(b.dtype)
 
   with _tiles(T // E):
     y_TM = apply_ffn(weights, x_TM, dot, per_row)

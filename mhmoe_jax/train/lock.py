@@ -104,6 +104,7 @@ def _locked(path: pathlib.Path) -> Iterator[None]:
         raise _held_by(file.read(), str(path.parent)) from None
     except OSError as error:
       if error.errno not in _NO_LOCKS:
+        file.close()
         raise
       _log.warning("%s cannot be locked (%s): start one run once.", path, error)
     if _is_at(file.fileno(), path):

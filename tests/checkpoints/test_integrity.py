@@ -75,6 +75,8 @@ def test_garbled_small_files_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"iterator" * 1000])
 def test_seal(content):
+  # As runs have it that were saved: CRC-32, the largest byte first.
+  assert integrity.seal(b"abc") == bytes.fromhex("352441c2") + b"abc"
   sealed = integrity.seal(content)
   assert integrity.unseal(sealed) == content
   for broken in (b"", sealed[:-1], sealed[:3], sealed + b"\x00", b"x" + sealed):
@@ -83,12 +85,35 @@ def test_seal(content):
 
 
 def test_only_damage_is_damage():
-  for error in (ValueError("cut\nin two lines"), FileNotFoundError("lost")):
+  lines = ValueError("cut\nin two lines"), ValueError("cut [tensorstore_spec='{}']")
+  for error in (*lines, FileNotFoundError("lost")):
     with pytest.raises(integrity.DamagedError, match=r"Error: (cut|lost)$"):
       integrity.on_every_process(lambda error=error: _raise(error))
   for error in (KeyError("bug"), PermissionError("not yours"), OSError("network")):
     with pytest.raises(type(error)):
       integrity.on_every_process(lambda error=error: _raise(error))
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_what_another_process_removes_meanwhile_is_no_damage(
+  tmp_path, caplog, monkeypatch, process
+):
+  monkeypatch.setattr(integrity.jax, "process_index", lambda: process)
+
+  def read(directory):
+    if directory.name == "2":
+      raise integrity.DamagedError("gone")
+    return directory.name
+
+  def newest():
+    return integrity.newest_undamaged(epath.Path(tmp_path), [1, 2], None, read)
+
+  assert newest() == ("1", [2])
+  assert not caplog.messages
+  (tmp_path / "2").mkdir()
+  assert newest() == ("1", [2])
+  told = "checkpoint 2 is damaged (gone); falling back to checkpoint 1."
+  assert caplog.messages == [told] * (process == 0)
 
 
 def _raise(error):

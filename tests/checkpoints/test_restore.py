@@ -38,6 +38,22 @@ def test_nothing_is_traced_for_what_the_checkpoint_knows(
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
+def test_an_older_step_of_it(tmp_path, config, params):
+  checkpoints = Checkpoints(tmp_path, 2)
+  newer = {"params": jax.tree.map(lambda x: x + 1, params)}
+  before, config.train.log_every = config.train.log_every, 7
+  checkpoints.save(2, newer, {0: b""}, config.to_dict())
+  checkpoints.close()
+  for step, log_every, wanted in (
+    (1, before, params),
+    (2, 7, newer["params"]),
+    (None, 7, newer["params"]),
+  ):
+    cfg, found = restore.load_model(str(tmp_path), step=step)
+    assert cfg.train.log_every == log_every
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
 def test_another_model_is_refused(tmp_path, config, params):
   config.model.moe.expert_dim = 12
   with pytest.raises(ValueError, match="is of another model"):

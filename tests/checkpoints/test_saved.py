@@ -234,6 +234,7 @@ FIXED = {
 }
 FEATURES = {"num_kv_heads", "head_dim", "qk_norm", "scale_embeddings"}
 FIXED_OF_MOE = {"linear_bias": False, "expert_dropout": 0.0, "router_norm": 0.0}
+FIXED_OF_MOE["round_factor"] = 1.25
 
 
 @pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])

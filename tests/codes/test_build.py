@@ -5,7 +5,7 @@ from PIL import Image
 import pytest
 
 from mhmoe_jax.codes import build, saved
-from mhmoe_jax.codes.measure import measure
+from mhmoe_jax.codes.measure import measure, redraw
 from mhmoe_jax.codes.vocabulary import VisualVocabulary
 
 VOCABULARY = VisualVocabulary("kmeans", 16, 4)
@@ -28,6 +28,23 @@ def test_a_folder_with_all_of_it(tmp_path, pictures_NYXC):
   assert measure(VOCABULARY, found.arrays, pictures_NYXC) == found.statistics
   with Image.open(tmp_path / "made" / "here" / build.SHEET) as picture:
     assert np.asarray(picture).ndim == 3
+
+
+def test_the_sheet_has_pictures_and_what_codes_keep_of_them(
+  tmp_path, pictures_NYXC, monkeypatch
+):
+  shown = []
+  draw = build.sheet.draw_sheet
+  monkeypatch.setattr(
+    build.sheet,
+    "draw_sheet",
+    lambda groups, *rest: shown.append(groups) or draw(groups, *rest),
+  )
+  folder = str(tmp_path / "made")
+  made = build.build(folder, VOCABULARY, pictures_NYXC, {}, steps=1, seed=1)
+  ((originals, drawn),) = (list(groups.values()) for groups in shown)
+  np.testing.assert_array_equal(originals, pictures_NYXC[::7])  # 12 of 80
+  np.testing.assert_array_equal(drawn, redraw(VOCABULARY, made.arrays, originals))
 
 
 def test_what_is_there_is_seen_before_anything_is_fitted(tmp_path, pictures_NYXC):

@@ -3,12 +3,16 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from mhmoe_jax.codes import training, vqvae
 from mhmoe_jax.codes.fit import fit
-from mhmoe_jax.codes.measure import measure
+from mhmoe_jax.codes.measure import measure, psnr
 from mhmoe_jax.codes.vocabulary import KINDS, VisualVocabulary
+from mhmoe_jax.models.patches import normalize, to_patches
 from tests.codes.conftest import CODES, PATCH
 
 
@@ -93,7 +97,7 @@ def test_statistics_by_hand():
     "whiten_UR": np.eye(3, dtype=np.float32),
     "codes_WR": np.array([[-1, -1, -1], [1, 1, 1]], np.float32),
     "color_RU": np.eye(3, dtype=np.float32),
-    "patches_WU": np.array([[0, 0, 0], [1, 1, 1]], np.float32),
+    "patches_WU": np.array([[0, 0, 0], [3, 3, 3]], np.float32),  # Drawn as white.
   }
   pixels = np.array([0, 0, 255], np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)
   found = measure(vocabulary, arrays, pixels)
@@ -102,3 +106,38 @@ def test_statistics_by_hand():
   np.testing.assert_allclose(found.code_entropy, entropy)
   np.testing.assert_allclose(found.code_perplexity, np.exp(entropy))
   np.testing.assert_allclose(found.psnr, 10 * np.log10(4 / (2 / 3)), rtol=1e-6)
+  np.testing.assert_allclose(psnr(0.0), 126.0206, rtol=1e-6)  # And not infinity.
+
+
+def test_pictures_that_are_not_square():
+  wide_NYXC = np.zeros((2, 16, 8, 3), np.uint8)
+  with pytest.raises(ValueError, match=r"got patch_size=4, height=16, width=8\."):
+    fit(VisualVocabulary("kmeans", 4, 4), wide_NYXC, steps=1, seed=0)
+
+
+def test_a_step_moves_codes_and_counts_who_is_idle(make, pictures_NYXC):
+  """By the parts that tests/codes/test_vqvae.py checks."""
+  vocabulary, (arrays, _) = make("vqvae")
+  networks = {name: arrays[name] for name in ("encoder", "decoder")}
+  white = {name: arrays[name] for name in ("mean_U", "whiten_UR", "color_RU")}
+  optimizer = optax.sgd(0.1)
+  idle_W = jnp.arange(CODES) % 5
+  codes_WR = jnp.asarray(arrays["codes_WR"])
+  state = training.State(networks, optimizer.init(networks), codes_WR, idle_W)
+  pixels_BYXC = jnp.asarray(pictures_NYXC[:3])
+  step = training._make_step(vocabulary, white, optimizer)
+  after, error = step(state, pixels_BYXC, jax.random.key(0))
+  patches_BPU = to_patches(normalize(pixels_BYXC), PATCH)
+  gradients, (q, wanted) = jax.grad(vqvae.loss, has_aux=True)(
+    networks, white, codes_WR, patches_BPU
+  )
+  np.testing.assert_allclose(error, wanted, rtol=1e-5)
+  moved_WR = vqvae.move_codes(codes_WR, q.x_BPR, q.ids_BP)
+  np.testing.assert_allclose(after.codes_WR, moved_WR, atol=1e-6)
+  chosen = np.isin(np.arange(CODES), q.ids_BP)
+  assert 0 < chosen.sum() < CODES
+  np.testing.assert_array_equal(after.idle_W, np.where(chosen, 0, idle_W + 1))
+  jax.tree.map(
+    lambda x, g, y: np.testing.assert_allclose(y, x - 0.1 * g, rtol=1e-4, atol=1e-5),
+    *(networks, gradients, after.networks),
+  )

@@ -61,6 +61,13 @@ def test_a_code_that_lost_its_vectors_starts_anew_where_it_is_missed(monkeypatch
   np.testing.assert_allclose(found_WR, [[11 / 3], [10]], rtol=1e-6)
 
 
+def test_a_code_without_patches_looks_like_their_mean():
+  patches_TU = np.repeat([[0.0, 1.0, 0.5], [1.0, 0.0, 0.5]], 4, axis=0).astype("f4")
+  arrays = kmeans.fit(patches_TU, 3, 2, 0, lambda *_: None)
+  found = sorted(np.asarray(arrays["patches_WU"]).tolist())
+  np.testing.assert_allclose(found, [[0, 1, 0.5], [0.5] * 3, [1, 0, 0.5]], atol=1e-6)
+
+
 def test_codes_on_the_sphere_have_length_one():
   x_TR = np.random.RandomState(0).normal(size=(200, 5)).astype("f4")
   x_TR /= np.linalg.norm(x_TR, axis=1, keepdims=True)

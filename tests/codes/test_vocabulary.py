@@ -53,6 +53,11 @@ def test_ids_do_not_depend_on_the_precision_around_them(make, patches_BPU, kind)
   vocabulary, (arrays, _) = make(kind)
   with jax.default_matmul_precision("bfloat16"):
     text = jax.jit(lambda x: encode(vocabulary, arrays, x)).lower(patches_BPU).as_text()
+    if kind == "vqvae":  # k-means only looks its patches up.
+      ids_BP = jnp.zeros((1, 16), jnp.int32)
+      back = jax.jit(lambda x: decode(vocabulary, arrays, x)).lower(ids_BP).as_text()
+      assert "HIGHEST" in back
+      assert "DEFAULT" not in back
   assert "HIGHEST" in text
   assert "DEFAULT" not in text
 
@@ -71,6 +76,7 @@ def test_shapes_without_fitting(make, kind):
     (("kmeans", 1, 4), "num_codes must be an integer of at least 2, got num_codes=1."),
     (("kmeans", 8, 0), "patch_size must be an integer of at least 1, got patch_size=0"),
     (("kmeans", 8, 2.0), "patch_size must be .*, got patch_size=2.0."),
+    (("kmeans", 8, True), "patch_size must be .*, got patch_size=True."),
   ],
 )
 def test_mistakes(values, message):

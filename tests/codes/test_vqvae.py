@@ -40,7 +40,7 @@ def test_the_gradient_goes_straight_through(key):
   to_x_BPR, to_codes_WR = jax.grad(loss, argnums=(0, 1))(x_BPR, codes_WR)
   code_BPR = codes_WR[vqvae.quantize(x_BPR, codes_WR).ids_BP]
   drawn = 2 * weight_BPR * code_BPR
-  away = 2 * vqvae.COMMITMENT * (x_BPR - code_BPR) / x_BPR.size
+  away = 2 * (x_BPR - code_BPR) / x_BPR.size
   np.testing.assert_allclose(to_x_BPR, drawn + away, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(to_codes_WR, 0)  # They move by themselves.
 
@@ -84,6 +84,51 @@ def test_codes_start_anew_where_they_are_missed(key):
   np.testing.assert_array_equal(new_WR[1], lost_R)
 
 
+def test_where_a_code_starts_anew_is_drawn(key):
+  codes_WR, x_BPR = unit(key, (1, 3)), unit(jax.random.key(1), (1, 64, 3))
+  ids_BP, idle_W = jnp.zeros((1, 64), jnp.int32), jnp.array([vqvae.IDLE])
+  starts = {
+    np.asarray(
+      vqvae.restart_codes(codes_WR, idle_W, x_BPR, ids_BP, jax.random.key(seed))[0]
+    ).tobytes()
+    for seed in range(8)
+  }
+  assert len(starts) > 4
+
+
+def test_a_vector_of_zeros_has_no_length():
+  value, gradient = jax.value_and_grad(lambda x: vqvae.normalize(x).sum())(jnp.zeros(3))
+  assert value == 0
+  assert np.isfinite(gradient).all()
+
+
+def test_a_network_by_numpy(key):
+  """Norm, 3 x 3 convolution, GELU's tanh form and a linear map, beside a residual."""
+  network = vqvae.Network(2)
+  x_BPR = np.asarray(jax.random.normal(key, (1, 9, 5)), np.float64)
+  params = network.init(key, jnp.zeros((1, 1, 5)))["params"]
+  block = params["block_0"]
+  np.testing.assert_allclose(np.std(block["w_LDF"]), (9 * 64) ** -0.5, rtol=0.05)
+  np.testing.assert_allclose(np.std(block["w_FD"]), 64**-0.5, rtol=0.05)
+  np.testing.assert_allclose(np.std(params["w_RD"]), 5**-0.5, rtol=0.15)
+
+  def norm(x):
+    x = x - x.mean(axis=-1, keepdims=True)
+    return x / np.sqrt(np.square(x).mean(axis=-1, keepdims=True) + 1e-6)
+
+  h_PD = x_BPR[0] @ np.asarray(params["w_RD"], np.float64)
+  for name in ("block_0", "block_1"):
+    w = {k: np.asarray(v, np.float64) for k, v in params[name].items() if k[0] == "w"}
+    ground = np.pad(norm(h_PD).reshape(3, 3, 64), ((1, 1), (1, 1), (0, 0)))
+    seen = np.stack([ground[y : y + 3, x : x + 3] for y in range(3) for x in range(3)])
+    a_PF = np.einsum("lyxd,ldf->yxf", seen, w["w_LDF"]).reshape(9, 64)
+    gelu = 0.5 * a_PF * (1 + np.tanh((2 / np.pi) ** 0.5 * (a_PF + 0.044715 * a_PF**3)))
+    h_PD = h_PD + gelu @ w["w_FD"]
+  expected = norm(h_PD) @ np.asarray(params["w_DR"], np.float64)
+  found = jax.jit(network.apply)({"params": params}, jnp.asarray(x_BPR, jnp.float32))
+  np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
 def make_arrays(key):
   """An encoder and a decoder of patches of 12 numbers, which are white already."""
   white = {"mean_U": jnp.zeros(12), "whiten_UR": jnp.eye(12), "color_RU": jnp.eye(12)}
@@ -116,4 +161,4 @@ def test_the_loss_is_of_pixels_and_commitment(key):
   expected = jnp.square(drawn_BPU - patches_BPU).mean()
   np.testing.assert_allclose(error, expected, rtol=1e-5)
   away = jnp.square(codes_WR[ids_BP] - q.x_BPR).mean()
-  np.testing.assert_allclose(found, expected + vqvae.COMMITMENT * away, rtol=1e-5)
+  np.testing.assert_allclose(found, expected + away, rtol=1e-5)

@@ -79,6 +79,27 @@ def test_byte_level_pairs(pieces, nasty):
   assert len(vocabulary.encode("a lazy dog")) < 10
 
 
+def test_words_with_numbers_of_their_own_by_hand(tmp_path):
+  """Ids with gaps, a byte, a marked space, and a token that the file would add."""
+  words = {"a": 0, "\u2581b": 5, "<0x41>": 7}
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "a"))
+  tokenizer.add_special_tokens(["<s>"])
+  begins = tokenizer.token_to_id("<s>")
+  tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+    single="<s> $A", special_tokens=[("<s>", begins)]
+  )
+  tokenizer.save(str(tmp_path / "tokenizer.json"))
+  write(tmp_path, bos_token_id=None, eos_token_id=[7, 9])
+  name = f"hf:{tmp_path}"
+  vocabulary = vocabularies.make_vocabulary(name)
+  # Without a token that begins documents, the one that ends them does.
+  assert (vocabularies.begin_id(name), vocabulary.eos_id) == (7, 7)
+  assert vocabulary.vocab_size == 8
+  assert vocabulary.encode("a") == [0]
+  spelled = [vocabulary.spell(i) for i in (0, 5, 7, begins, 6, -1)]
+  assert spelled == [b"a", b" b", b"A", b"", b"", b""]
+
+
 def test_documents_begin_with_the_folders_token():
   windows = tf.data.Dataset.from_generator(
     lambda: iter([{"targets": [5, 6]}, {"targets": [7]}]),
@@ -88,7 +109,15 @@ def test_documents_begin_with_the_folders_token():
   assert batch["inputs"].numpy().tolist() == [[9, 5, 9, 0]]
 
 
-@pytest.mark.parametrize("ids", [{}, {"bos_token_id": 1}, {"eos_token_id": "</s>"}])
+@pytest.mark.parametrize(
+  "ids",
+  [
+    {},
+    {"bos_token_id": 1},
+    {"eos_token_id": "</s>"},
+    {"bos_token_id": "<s>", "eos_token_id": 2},
+  ],
+)
 def test_a_folder_that_does_not_say_what_ends(tmp_path, ids):
   write(tmp_path, **ids)
   with pytest.raises(ValueError, match=r"eos_token_id of .* must be the number of a"):
@@ -116,6 +145,8 @@ def test_exported_and_read_back(sentences, tmp_path):
   assert identify(ours) == identify(theirs)
   # Another end is another vocabulary.
   write(out, bos_token_id=1, eos_token_id=3)
+  assert identify(ours) != identify(theirs)
+  write(out, bos_token_id=2, eos_token_id=2)
   assert identify(ours) != identify(theirs)
 
 

@@ -27,10 +27,12 @@ def test_counts_places_and_targets():
   untouched = np.setdiff1d(np.arange(40), used)
   np.testing.assert_array_equal(made.tokens[untouched], TOKENS[untouched])
   assert TOKENS[0] == 1  # the input is not changed
+  assert masked(0, ratio=0.25).weights.sum() == 8  # 7.5, rounded
 
 
 def test_shares_of_what_is_seen():
   mask = kept = other = total = 0
+  others = set()
   for seed in range(300):
     made = masked(seed)
     used = made.places[made.weights > 0]
@@ -39,9 +41,12 @@ def test_shares_of_what_is_seen():
     kept += (seen == real).sum()
     other += ((seen != MASK) & (seen != real)).sum()
     total += len(used)
+    others |= set(seen[(seen != MASK) & (seen != real)].tolist())
   assert mask / total == pytest.approx(0.8, abs=0.02)
   assert kept / total == pytest.approx(0.1, abs=0.02)
   assert other / total == pytest.approx(0.1, abs=0.02)
+  assert len(others) > 0.9 * MASK
+  assert 0 <= min(others) < max(others) < MASK
 
 
 def test_all_become_the_mask_if_asked_for():
@@ -59,7 +64,6 @@ def test_short_texts_lose_one_token_and_empty_ones_none():
 def test_room():
   assert room(0.15, 64) == 10
   assert room(0.01, 8) == 1
-  with pytest.raises(
-    ValueError, match=r"mask ratios must be between 0 and 1, got 1.0."
-  ):
-    room(1.0, 8)
+  for ratio in (0.0, 1.0):
+    with pytest.raises(ValueError, match=f"must be between 0 and 1, got {ratio}."):
+      room(ratio, 8)

@@ -32,6 +32,15 @@ def test_eval_is_one_pass_in_order_with_every_byte(cfg, tmp_path, nasty):
     assert not value[rows % 4 :].any()
 
 
+def test_a_file_of_many_spans_ends_once(text_cfg, monkeypatch):
+  cut = validation.cut_spans
+  monkeypatch.setattr(validation, "cut_spans", lambda paths, least: cut(paths, 9))
+  tokens = np.concatenate(
+    [b["targets"][b["weights"] > 0] for b in make_eval_feed(text_cfg, 4)]
+  )
+  assert np.flatnonzero(tokens == 1).tolist() == [len(tokens) - 1]
+
+
 def test_counts_no_bytes_without_weight():
   token_bytes_V = np.array([0, 0, 0, 1, 4])
   batch = {"targets": np.array([[3, 4, 4, 0]]), "weights": np.array([[1.0, 1, 0, 0]])}
@@ -58,8 +67,8 @@ def test_packs_as_training_does(seed):
     lambda: ({"targets": window} for window in windows),
     output_signature={"targets": tf.TensorSpec([None], tf.int32)},
   )
-  oracle = list(packing.pack(ds, 12, 4).as_numpy_iterator())
-  assert_equal(list(validation.pack(windows, 12, 4)), oracle)
+  oracle = list(packing.pack(ds, 12, 4, begin=9).as_numpy_iterator())
+  assert_equal(list(validation.pack(windows, 12, 4, begin=9)), oracle)
 
 
 def test_blank_validation(cfg, tmp_path, refuses):

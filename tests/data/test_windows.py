@@ -88,6 +88,9 @@ def test_shuffles_windows(text_cfg):
   in_order = [*map(bytes, _windows(text_cfg))]
   assert in_order != shuffled[0]
   assert sorted(in_order) == sorted(shuffled[0]) == sorted(shuffled[2])
+  # Windows among themselves, and not only the spans that they are cut from.
+  spans_alone = dataclasses.replace(text_cfg, shuffle_buffer=1)
+  assert [*map(bytes, _windows(spans_alone, seed=1))] != shuffled[0]
 
 
 def test_task_is_not_registered(cfg):

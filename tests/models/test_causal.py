@@ -44,10 +44,10 @@ def test_the_kernel_in_value_and_gradient(key, kv_heads):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_a_mesh_changes_nothing(key, monkeypatch, kv_heads):
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (4, 2), (4, 4), (6, 3)])
+def test_a_mesh_changes_nothing(key, monkeypatch, heads, kv_heads):
   """Rows over four devices, heads over two, which may be more than the keys have."""
-  args, _ = inputs(key, 4, kv_heads)
+  args, _ = inputs(key, heads, kv_heads)
   args = jax.tree.map(lambda x: jnp.concatenate([x, x]), args)
   expected, shapes = causal.plain(*args), []
 
@@ -60,10 +60,12 @@ def test_a_mesh_changes_nothing(key, monkeypatch, kv_heads):
     found = jax.jit(causal.on_mesh)(*args)
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(causal.on_mesh(*args), expected)  # without a mesh
-  assert shapes == [(1, L, 2, 16), (4, L, 4, 16)]
+  assert shapes == [(1, L, heads // 2, 16), (4, L, heads, 16)]
 
 
-@pytest.mark.parametrize(("length", "is_kernel"), [(L, True), (L + 8, False)])
+@pytest.mark.parametrize(
+  ("length", "is_kernel"), [(L, True), (3 * L, True), (L + 8, False)]
+)
 def test_tpus_have_a_kernel_for_whole_blocks(length, is_kernel):
   """Lowered only: a TPU is not needed."""
   q_BLAQ = jax.ShapeDtypeStruct((1, length, 1, 128), jnp.float32)

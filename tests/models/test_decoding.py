@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,26 +34,23 @@ def test_cached_decoding_equals_the_whole_sequence(key, changes):
 
 
 def test_greedy_generation_equals_repeated_argmax(key):
+  """Of weights so large that places and slots decide what is the likeliest."""
   moe = {"dispatch": "einsum", "eval_capacity_factor": 0.1}
-  config, params, tokens_BL, *_ = make(key)
+  config, params, tokens_BL, positions_BL, ones_BL = make(key, tie_embeddings=False)
+  params = jax.tree.map(lambda x: 3 * x, params)
   dropping = dataclasses.replace(config, moe=dataclasses.replace(config.moe, **moe))
   new_BT = generate(
     dropping, params["params"], tokens_BL[:, :3], key, num_tokens=4, temperature=0.0
   )
-  sequence_BL = tokens_BL[:, :3]
-  for _ in range(4):
-    length = sequence_BL.shape[1]
-    positions_BL = jnp.broadcast_to(jnp.arange(length), (B, length))
+  expected_BL = tokens_BL
+  for place in range(3, 7):  # No place sees what is behind it.
     logits_BLV, _, _ = apply(
-      Decoder(config),
-      params,
-      sequence_BL,
-      positions_BL,
-      jnp.ones((B, length), jnp.int32),
+      Decoder(config), params, expected_BL, positions_BL, ones_BL
     )
-    best_B = jnp.argmax(logits_BLV[:, -1], axis=-1)
-    sequence_BL = jnp.concatenate([sequence_BL, best_B[:, None]], axis=1)
-  np.testing.assert_array_equal(new_BT, sequence_BL[:, 3:])
+    best_B = jnp.argmax(logits_BLV[:, place - 1], axis=-1)
+    expected_BL = expected_BL.at[:, place].set(best_B)
+  np.testing.assert_array_equal(new_BT, expected_BL[:, 3:7])
+  assert len(np.unique(new_BT)) > 4
 
 
 def test_filter_logits_by_hand():
@@ -66,6 +64,9 @@ def test_filter_logits_by_hand():
   # 0.4 is not enough for 0.6, 0.4 + 0.3 is.
   assert kept(top_k=0, top_p=0.6) == [False, True, True, False]
   assert kept(top_k=0, top_p=0.0) == [False, True, False, False]
+  # A half that is exactly reached needs no more.
+  halves_BV = filter_logits(jnp.zeros((1, 2)), top_k=0, top_p=0.5)
+  assert np.isfinite(halves_BV).tolist() == [[True, False]]
 
 
 def test_one_of_the_likeliest_and_cold_draws_are_greedy(key):
@@ -79,6 +80,7 @@ def test_one_of_the_likeliest_and_cold_draws_are_greedy(key):
   greedy = run(temperature=0.0)
   np.testing.assert_array_equal(run(top_k=1, temperature=2.0), greedy)
   np.testing.assert_array_equal(run(temperature=1e-4), greedy)
+  assert (run(temperature=0.9) != greedy).any()
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {}, {"top_k": 1}])

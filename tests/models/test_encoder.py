@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mhmoe_jax import MoeConfig
-from mhmoe_jax.models.encoder import Encoder, Inputs
+from mhmoe_jax.models.embedding import PictureEmbedding, TextEmbedding
+from mhmoe_jax.models.encoder import Encoder, EncoderBlock, Inputs
 from mhmoe_jax.models.encoder_config import EncoderConfig
-from mhmoe_jax.models.masked import MaskedModel
+from mhmoe_jax.models.masked import LogitHead, MaskedModel
+from mhmoe_jax.models.multiway import EncoderAttention
 from mhmoe_jax.models.patches import to_patches
 from tests.golden import encoder as theirs
 from tests.golden import golden
@@ -344,10 +346,106 @@ def test_drop_path_leaves_out_whole_examples_and_keeps_the_mean(key):
   assert 3 <= len({x.tobytes() for x in np.asarray(made[:, 0])}) <= 4
 
 
+def test_drop_path_leaves_out_its_share_and_scales_the_rest(key):
+  config = dataclasses.replace(SMALL, drop_path=0.5)
+  block = EncoderBlock(config, False, False, SMALL.num_image, False)
+  inputs = jnp.ones((2000, 2, 3)), jnp.float32(0.25)
+  found = block.apply({}, *inputs, rngs={"dropout": key}, method="_drop_path")
+  assert set(np.unique(found).tolist()) == {0.0, np.float32(4 / 3).item()}
+  assert (found == found[:, :1, :1]).all()
+  np.testing.assert_allclose(found.mean(), 1, atol=0.05)
+
+
+def of_noise(**changes):
+  """A model of text alone, without compiling its initial values."""
+  changes = {"ffn": "smoe", "backbone": "shared", "pools": "shared"} | changes
+  config = dataclasses.replace(SMALL, **changes)
+  shapes = jax.eval_shape(Encoder(config).init, jax.random.key(0), TEXT)
+  draw = np.random.default_rng(0)
+  return config, jax.tree.map(lambda x: draw.normal(size=x.shape).astype("f4"), shapes)
+
+
+def test_drop_path_rises_with_depth_over_all_blocks(monkeypatch):
+  """Twice in each of four blocks, of which the last two are a period with an MoE."""
+  seen = []
+
+  def note(self, y_BLD, rate):
+    jax.debug.callback(lambda rate: seen.append(float(rate)), rate, ordered=True)
+    return y_BLD
+
+  config, params = of_noise(num_layers=4, moe_last=2, moe_every=2, drop_path=0.3)
+  monkeypatch.setattr(EncoderBlock, "_drop_path", note)
+  jax.block_until_ready(jax.jit(Encoder(config).apply)(params, TEXT))
+  jax.effects_barrier()
+  np.testing.assert_allclose(seen, np.repeat([0, 0.1, 0.2, 0.3], 2), atol=1e-6)
+
+
+def test_dropout_is_on_what_is_embedded_and_on_every_sum():
+  """Of all that nothing is left; and experts have a rate of their own."""
+
+  def hidden(seed, **changes):
+    config, params = of_noise(num_layers=1, **changes)
+    model = Encoder(config, deterministic=False)
+    key = jax.random.key(seed)
+    return params, jax.jit(model.apply)(params, TEXT, rngs={"dropout": key})[0]
+
+  params, x_BLD = hidden(0, ffn="dense", dropout=1 - 1e-7)
+  bias_D = params["params"]["final_norm"]["bias_D"]  # What a norm makes of zeros.
+  np.testing.assert_allclose(x_BLD, np.broadcast_to(bias_D, x_BLD.shape), atol=1e-5)
+  moe = dataclasses.replace(SMALL.moe, expert_dropout=0.5)
+  assert jnp.abs(hidden(0, moe=moe)[1] - hidden(1, moe=moe)[1]).max() > 1e-3
+
+
+def test_initial_values(key):
+  """Those of torchscale: Xavier's, with a gain of 1/sqrt(2) before attention."""
+  config = dataclasses.replace(SMALL, embed_dim=64, text_length=40, vocab_size=300)
+  x_BLD = jnp.zeros((1, 1, 64))
+  attention = EncoderAttention(config).init(key, x_BLD, 1, None)["params"]
+  patches = jnp.zeros((1, config.num_patches, 48))
+  ones = jnp.ones((1, 1), jnp.int32)
+  made = {
+    **{name: attention[f"image_{name}"] for name in "qkvo"},
+    "picture": PictureEmbedding(config).init(key, patches, None)["params"],
+    "text": TextEmbedding(config).init(key, ones, ones, ones)["params"],
+    "head": LogitHead(70, "W").init(key, x_BLD)["params"],
+  }
+  uniform = dict.fromkeys(("q/w_DAQ", "k/w_DAQ", "v/w_DAQ"), (1.5 / 64) ** 0.5)
+  uniform |= {"o/w_AQD": (3 / 64) ** 0.5, "picture/w_UD": 48**-0.5}
+  normal = dict.fromkeys(("picture/position_LD", "text/position_LD"), 0.02)
+  normal |= {"text/embed_VD": 64**-0.5, "head/w_DW": 0.02}
+  for room, arrays in made.items():
+    for leaf, x in arrays.items():
+      name = f"{room}/{leaf}"
+      if name in uniform:
+        assert 0.97 * uniform[name] < np.abs(x).max() <= uniform[name], name
+        np.testing.assert_allclose(np.std(x), uniform[name] / 3**0.5, rtol=0.05)
+      elif name in normal:
+        np.testing.assert_allclose(np.std(x), normal[name], rtol=0.1, err_msg=name)
+      else:
+        assert not np.any(x), name
+
+
+def test_numbers_of_the_blocks_with_experts():
+  config = dataclasses.replace(SMALL, ffn="smoe", num_layers=7, moe_last=6, moe_every=3)
+  assert config.moe_blocks == [3, 6]
+  assert (config.layer.num_heads, config.layer.num_linear) == (1, 0)
+  assert dataclasses.replace(config, ffn="mhmoe").layer == config.moe
+  assert dataclasses.replace(config, ffn="dense").moe_blocks == []
+  pools = [dataclasses.replace(config, pools=x) for x in ("modality", "shared")]
+  assert [x.num_pools for x in pools] == [2, 1]
+  assert (config.num_patches, config.num_image) == (4, 5)
+  dataclasses.replace(config, moe_last=7, moe_every=1)  # All blocks.
+
+
 @pytest.mark.parametrize(
   ("field", "value", "message"),
   [
     ("patch_size", 3, "patch_size must divide picture_size, got patch_size=3, picture"),
+    (
+      "num_attention_heads",
+      3,
+      "num_attention_heads must divide embed_dim, got num_att",
+    ),
     ("backbone", "both", "backbone must be one of multiway, shared, got"),
     ("pools", "each", "pools must be one of modality, shared, got"),
     (

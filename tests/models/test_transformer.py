@@ -317,3 +317,37 @@ def test_where_dropout_is(key):
       )
       same = bool((a == b).all())
       assert same == (ffn == "dense" and rates[0] == 0)
+
+
+def noisy(**changes):
+  """A model of one block whose parameters are noise, which need no compilation."""
+  config = dataclasses.replace(CONFIG, num_layers=1, moe_every=1, **changes)
+  shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  draw = np.random.default_rng(0)
+  noise = jax.tree.map(lambda x: draw.normal(size=x.shape).astype("f4"), shapes)
+  tokens_BL = jnp.asarray(draw.integers(3, 40, POSITIONS.shape))
+  return Decoder(config, deterministic=False), {"params": noise}, tokens_BL
+
+
+def test_where_all_is_dropped_nothing_is_left():
+  """Embeddings and both sums of a block: RMSNorm makes zeros of zeros."""
+  model, params, tokens_BL = noisy(ffn="dense", dropout=1 - 1e-7)
+  rngs = {"dropout": jax.random.key(0)}
+  logits_BLV, _, _ = apply(model, params, tokens_BL, POSITIONS, SEGMENTS, **rngs)
+  assert not np.any(logits_BLV)
+
+
+def test_moe_layers_see_no_padding_and_know_that_they_are_trained():
+  moe = dataclasses.replace(CONFIG.moe, expert_dropout=0.5)
+  model, params, tokens_BL = noisy(ffn="mhmoe", moe=moe)
+  padded_BL = SEGMENTS.at[:, 3:].set(0)
+
+  def run(tokens_BL, seed):
+    rngs = {"dropout": jax.random.key(seed)}
+    return apply(model, params, tokens_BL, POSITIONS, padded_BL, **rngs)[:2]
+
+  logits_BLV, aux = run(tokens_BL, 0)
+  other_BLV, other = run(tokens_BL.at[:, 3:].add(1) % 40, 0)
+  jax.tree.map(np.testing.assert_array_equal, aux, other)
+  np.testing.assert_array_equal(logits_BLV[:, :3], other_BLV[:, :3])
+  assert np.abs(run(tokens_BL, 1)[0] - logits_BLV)[:, :3].max() > 1e-3

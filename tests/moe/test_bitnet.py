@@ -30,6 +30,10 @@ def test_eight_bits_by_hand():
   close(bitnet.eight_bit(x), [[127, 0, -1, 64], [-2.54, 0.02, 0.04, 0]])
   np.testing.assert_array_equal(bitnet.eight_bit(jnp.zeros((1, 3))), jnp.zeros((1, 3)))
   assert bitnet.eight_bit(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+  # Small rows have small steps, here of 1e-6; and of seven levels a side each is 1.
+  small = bitnet.eight_bit(jnp.array([[127e-6, 1.4e-6, -2.6e-6]]))
+  np.testing.assert_allclose(small, [[127e-6, 1e-6, -3e-6]], rtol=1e-4)
+  close(bitnet.eight_bit(jnp.array([[7.0, 3.4, -0.6]]), 7.0), [[7, 3, -1]])
 
 
 def test_gradients_by_hand():

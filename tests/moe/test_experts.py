@@ -9,6 +9,7 @@ import pytest
 
 from mhmoe_jax import MoeConfig, MultiHeadMoe
 from mhmoe_jax.moe.experts import DenseFfn, ExpertFfn
+from mhmoe_jax.moe.ffn import Formula
 
 CONFIG = MoeConfig(2, 16, 256, activation="swiglu", sub_ln=True, router="projected")
 
@@ -93,6 +94,23 @@ def test_which_parameters_there_are(change):
   )["params"]
   letters = {n.replace("E", "").replace("M", "D") for n in params["params"]}
   assert alone.keys() == letters
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_weights_have_the_formula_of_the_config_and_the_dtype_asked_for(activation):
+  changes = {"activation": activation, "ffn_norm_epsilon": 0.25}
+  config = dataclasses.replace(CONFIG, **changes)
+  weights, params = jax.eval_shape(
+    lambda: ExpertFfn(config, jnp.bfloat16).init_with_output(jax.random.key(0), 8)
+  )
+  assert weights.formula == Formula(activation == "gelu_tanh", 0.25)
+  assert {x.dtype.name for x in jax.tree.leaves(weights)} == {"bfloat16"}
+  assert {x.dtype.name for x in jax.tree.leaves(params)} == {"float32"}
+  alone = jax.eval_shape(
+    lambda x: DenseFfn(256, config.style).init_with_output(jax.random.key(0), x)[0],
+    jax.ShapeDtypeStruct((1, 1, 8), jnp.bfloat16),
+  )
+  assert alone.dtype == jnp.bfloat16
 
 
 def test_head_and_merge_layers_may_keep_their_biases():

@@ -1,6 +1,7 @@
 import functools
 
 import jax
+from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mhmoe_jax.moe import fused
 from mhmoe_jax.moe.ffn import ExpertWeights, Formula, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.plan.compile import devices_of
+from mhmoe_jax.sharding import vary_alike
 
 E, M, T = 5, 8, 300
 SIZES = {
@@ -158,6 +160,87 @@ def test_bfloat16_accumulates_in_float32(key):
     y_TM = run(*low, jnp.ones(T), sizes_E, backend)
     assert y_TM.dtype == jnp.bfloat16
     assert jnp.abs(y_TM - expected).max() < 0.03 * jnp.abs(expected).max()
+
+
+@pytest.mark.parametrize("backend", ["blocks", "ragged"])
+def test_gradients_of_bfloat16_are_added_up_in_float32(backend):
+  """32 rows of 8 and 480 of 1/64 are 263.5: added one by one they would stay 256."""
+  E, T = 16, 512
+  half = functools.partial(jnp.ones, dtype=jnp.bfloat16)
+  weights = ExpertWeights(half((E, 1, 1)), half((E, 1, 1)), b_out_EM=half((E, 1)))
+  sizes_E = jnp.zeros(E, jnp.int32).at[0].set(T)
+  dy_T1 = half((T, 1)).at[:32].set(8).at[32:].set(1 / 64)
+
+  @jax.jit
+  def gradient(weights):
+    def run(weights):
+      return grouped_ffn(weights, half((T, 1)), jnp.ones(T), sizes_E, backend)
+
+    return jax.vjp(run, weights)[1](dy_T1)[0]
+
+  found = gradient(weights)
+  hidden = float(jax.nn.gelu(1.0, approximate=False))
+  np.testing.assert_allclose(found.b_out_EM[0], 263.5, rtol=2**-8)
+  np.testing.assert_allclose(found.w_out_EFM[0], 263.5 * hidden, rtol=2**-7)
+
+
+def equations(jaxpr, name):
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == name:
+      yield equation
+    for inner in jaxprs_in_params(equation.params):
+      yield from equations(inner, name)
+
+
+def test_the_compiler_is_told_how_many_rows_are_expected():
+  """Two products forward; five backward, which computes the first one again."""
+  weights = make_weights(jax.random.key(0), False, False, False)
+  inputs = weights, jnp.ones((T, M)), jnp.ones(T), jnp.array(SIZES["uneven"])
+
+  def costs(expected):  # None: all of T = 300
+
+    def loss(weights):
+      return grouped_ffn(weights, *inputs[1:], "fused", expected).sum()
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(weights).jaxpr
+    calls = {x.params["cost_estimate"].flops for x in equations(jaxpr, "pallas_call")}
+    return np.array(sorted(calls))
+
+  each = 2 * M * 12
+  assert (costs(None) - costs(40)).tolist() == [260 * each * 2, 260 * each * 5]
+
+
+def test_who_computes_is_the_kernel_or_ragged_dot_on_a_tpu():
+  """By the size of the experts, in both directions; and under a mesh of others."""
+
+  def lower(width, hidden, spread=False, backend="auto"):
+    w = jax.ShapeDtypeStruct((2, width, hidden), jnp.bfloat16)
+    weights = ExpertWeights(w, w.update(shape=(2, hidden, width)))
+    x_TM = jax.ShapeDtypeStruct((64, width), jnp.bfloat16)
+
+    def gradient(weights, x_TM):
+      def loss(weights):
+        rest = x_TM, jnp.ones(64), jnp.array([40, 24])
+        return grouped_ffn(*vary_alike((weights, *rest)), backend).sum()
+
+      return jax.grad(loss)(weights)
+
+    if spread:
+      mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+      spec = jax.sharding.PartitionSpec
+      gradient = jax.shard_map(
+        gradient, mesh=mesh, in_specs=(spec(), spec("x")), out_specs=spec()
+      )
+      x_TM = x_TM.update(shape=(512, width))
+    with jax.default_matmul_precision("default"):
+      traced = jax.jit(gradient).trace(weights, x_TM)
+      text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    return text.count("@tpu_custom_call"), text.count("ragged_dot") > 1
+
+  assert lower(192, 768) == (1, False)
+  assert lower(4096, 14336) == (0, True)
+  assert lower(192, 768, spread=True) == (0, True)
+  assert lower(192, 768, backend="ragged") == (0, True)
 
 
 def test_work_does_not_grow_with_the_number_of_experts(key):

@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from mhmoe_jax.moe import ragged
 from mhmoe_jax.moe.ragged import Traffic, dense_traffic, exchange
 
 # From each of three devices (down) to each (across).
@@ -84,3 +85,30 @@ def test_the_platform_compiled_for_decides(mesh, platform, own, other):
   text = traced.lower(lowering_platforms=(platform,)).as_text()
   assert text.count(own) >= 2  # forward and backward
   assert other not in text
+
+
+def test_the_collective_of_accelerators_gets_the_same_rows(mesh, monkeypatch):
+  """A CPU has none; here one as `jax.lax.ragged_all_to_all` documents it."""
+
+  def documented(x, y, from_here, send_sizes, to_there, receive_sizes, axis_name):
+    gather = functools.partial(jax.lax.all_gather, axis_name=axis_name)
+    rows_DTM, starts, sizes, places = map(gather, (x, from_here, send_sizes, to_there))
+    me, nth = jax.lax.axis_index(axis_name), jnp.arange(len(x))
+    for sender in range(len(starts)):
+      count = sizes[sender, me]
+      rows = rows_DTM[sender][starts[sender, me] + nth]
+      y = y.at[jnp.where(nth < count, places[sender, me] + nth, len(y))].set(
+        jnp.where(count == receive_sizes[sender], rows, jnp.nan), mode="drop"
+      )
+    return y
+
+  def fake(*args, input_offsets, send_sizes, output_offsets, recv_sizes, axis_name):
+    how = input_offsets, send_sizes, output_offsets, recv_sizes
+    return documented(*args, *how, axis_name)
+
+  monkeypatch.setattr(jax.lax, "ragged_all_to_all", fake)
+  monkeypatch.setattr(ragged, "_padded", ragged._native)
+  x_TM = jnp.arange(1.0, 25)[:, None]
+  there = jax.jit(functools.partial(over_the_line, dense_traffic(SIZES), 5))(x_TM)
+  expected = [[1, 5, 6, 0, 0], [7, 8, 0, 0, 0], [2, 3, 4, 0, 0]]
+  np.testing.assert_array_equal(there[:15, 0].reshape(3, 5), expected)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import tensorstore
 
@@ -113,6 +114,41 @@ def test_names_that_are_patterns_are_refused(tmp_path, name):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_pattern_above_a_relative_folder_is_refused(tmp_path, monkeypatch):
+  (tmp_path / "a*").mkdir()
+  monkeypatch.chdir(tmp_path / "a*")
+  with pytest.raises(ValueError, match=r"must have none of \*\?\[, got /.*/a\*/run"):
+    lock.hold("run").__enter__()
+
+
+@pytest.mark.parametrize("me", [0, 1])
+def test_one_process_holds_the_folder_for_all_or_for_none(tmp_path, monkeypatch, me):
+  fine = [True, True]
+  gather = lambda mine: np.array(fine)  # noqa: E731
+  monkeypatch.setattr(lock.jax, "process_index", lambda: me)
+  monkeypatch.setattr(lock.processes.multihost_utils, "process_allgather", gather)
+  with lock.hold(tmp_path / "run"):
+    assert (tmp_path / "run" / "lock").exists() == (me == 0)
+  fine[1 - me] = False
+  with pytest.raises(ValueError, match=rf"got an error on \[{1 - me}\]"):
+    lock.hold(tmp_path / "run").__enter__()
+  assert not (tmp_path / "run" / "lock").exists()
+
+
+def test_a_lock_that_somebody_removed_is_no_error(tmp_path):
+  with lock.hold(tmp_path):
+    (tmp_path / "lock").unlink()
+
+
+def test_what_else_a_file_system_refuses_is_told(tmp_path, monkeypatch):
+  def refuse(file, how):
+    raise OSError(lock.errno.EIO, "Input/output error")
+
+  monkeypatch.setattr(lock.fcntl, "flock", refuse)
+  with pytest.raises(OSError, match="Input/output error"):
+    lock.hold(tmp_path).__enter__()
+
+
 def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, caplog):
   def refuse(file, how):
     raise OSError(lock.errno.ENOLCK, "No locks available")
@@ -182,6 +218,24 @@ def test_a_renewal_whose_answer_was_lost(bucket):
   assert lock._renew(store, "me", first) == second
   store.write("lock", "other").result()
   assert lock._renew(store, "me", second) == b""
+
+
+def test_a_network_that_comes_back(bucket, monkeypatch):
+  """tensorstore's errors are ValueErrors; the hold goes on after one."""
+  renew, calls = lock._renew, []
+
+  def fail_once(*args):
+    calls.append(args)
+    if len(calls) == 1:
+      raise ValueError("UNAVAILABLE: no route to host")
+    return renew(*args)
+
+  monkeypatch.setattr(lock, "_renew", fail_once)
+  with lock._leased(bucket):
+    end = time.monotonic() + 30
+    while len(calls) < 3 and time.monotonic() < end:
+      time.sleep(0.05)
+  assert len(calls) >= 3
 
 
 def test_two_starts_at_one_moment(bucket, monkeypatch):

@@ -89,8 +89,9 @@ def test_a_process_without_devices(monkeypatch):
 
 
 def test_what_fails_on_another_process_fails_here(monkeypatch):
-  fine = np.array([True, False, True])
-  monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda mine: fine)
+  fine, told = np.array([True, False, True]), []
+  gather = lambda mine: told.append(bool(mine)) or fine  # noqa: E731
+  monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
   with (
     pytest.raises(
       ValueError, match=r"^every process must start, got an error on \[1\]"
@@ -100,6 +101,7 @@ def test_what_fails_on_another_process_fails_here(monkeypatch):
     pass
   with pytest.raises(OSError, match=r"^my own$"), processes.all_or_none():
     raise OSError("my own")
+  assert told == [True, False]
 
 
 def test_processes_must_be_told(monkeypatch):

@@ -67,6 +67,17 @@ def test_speed_leaves_out_compilation_and_pauses():
   ]
 
 
+def test_pauses_add_up():
+  clock = Clock()
+  progress = ProgressLine(100, 50, stream=io.StringIO(), clock=clock)
+  progress.tick(1)
+  for _ in range(2):
+    with progress.paused():
+      clock.now += 10
+  clock.now += 2
+  assert progress.show(2, 1.0) == 25.0
+
+
 def test_without_ticks_the_first_line_starts_the_clock():
   clock, stream = Clock(), io.StringIO()
   progress = ProgressLine(100, 50, stream=stream, clock=clock)

@@ -59,6 +59,34 @@ def test_log_points_are_every_third_step_and_the_last(cfg, tmp_path, monkeypatch
   assert all(image.dtype == np.uint8 for _, _, image in drawn)
 
 
+def test_speed_is_of_all_tokens_and_a_line_names_the_most_rounds(cfg, tmp_path):
+  with Report(cfg, str(tmp_path), 0) as told:
+    shown = []
+    told.progress.show = lambda step, loss, rounds: shown.append(rounds) or 1.0
+    assert told.progress._tokens_per_step == 8 * 16
+    for more in ({}, {"a/router/rounds": [3.0], "b/router/rounds": [2.0]}):
+      values = {name: jnp.array(x) for name, x in more.items()}
+      told.step(3, metrics() | values)
+  assert shown == [1.0, 3.0]
+
+
+def test_pictures_are_of_all_heads_and_drawn_by_one_process(cfg, tmp_path, monkeypatch):
+  loads = []
+  picture = np.zeros((1, 1, 3), np.uint8)
+  monkeypatch.setattr(
+    report.images, "draw_load", lambda x, blocks: loads.append(x.tolist()) or picture
+  )
+  heads = metrics() | {"router/load_HE": jnp.array([[[1.0, 0.0], [0.5, 0.5]]])}
+  with Report(cfg, str(tmp_path / "a"), 0) as told:
+    told.step(2, heads)
+  assert loads == [[[0.75, 0.25]]]
+  monkeypatch.setattr(report.jax, "process_index", lambda: 1)
+  with Report(cfg, str(tmp_path / "b"), 0) as told:
+    told.step(2, heads)
+  assert len(loads) == 1
+  assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
   ("loss", "grad_norm"), [(math.nan, 1.0), (2.0, math.inf), (-math.inf, math.nan)]
 )
@@ -92,6 +120,23 @@ def test_an_evaluation_and_its_members(cfg, tmp_path, capfd):
   }
   wanted = "step 5  validation: loss 0.6931  bits per byte 1.2500\n"
   assert capfd.readouterr().err == wanted
+
+
+def test_pictures_and_scores_of_an_evaluation(cfg, tmp_path, capfd, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    report.MetricWriter, "write_image", lambda self, *image: drawn.append(image)
+  )
+  picture = np.zeros((2, 2, 3), np.uint8)
+  with Report(cfg, str(tmp_path), 0) as told:
+    told.evaluation(5, LanguageEvaluation(1.0, 2.0, 3, 4, None), {"filled": picture})
+    told.harness(5, {"harness/piqa/acc": 0.5, "harness/copa/acc": 0.25})
+  assert drawn == [(5, "valid/filled", picture)]
+  row = read_metrics(tmp_path / "metrics.jsonl")[-1]
+  assert row == {"step": 5, "harness/piqa/acc": 0.5, "harness/copa/acc": 0.25}
+  assert capfd.readouterr().err.endswith(
+    "step 5  harness: piqa/acc 0.500  copa/acc 0.250\n"
+  )
 
 
 def test_a_finished_run_touches_nothing(cfg, tmp_path, capfd):

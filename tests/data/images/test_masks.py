@@ -36,6 +36,17 @@ def test_blocks_hang_together():
   assert mean("blocks") > 0.7
 
 
+def test_masks_are_those_of_saved_runs():
+  """A run that goes on must hide what it hid; tall and wide blocks are as frequent."""
+  masks = np.array(
+    [draw_mask(random_state(i), "blocks", 14, 14, 75) for i in range(200)]
+  )
+  assert np.flatnonzero(masks[0]).sum() == 6938
+  tall = np.mean([m[1:][m[:-1]].mean() for m in masks])
+  wide = np.mean([m[:, 1:][m[:, :-1]].mean() for m in masks])
+  assert tall == pytest.approx(wide, abs=0.02)
+
+
 def test_blocks_reach_every_patch_and_the_middle_most_often():
   share = np.mean(
     [draw_mask(random_state(i), "blocks", 8, 8, 26) for i in range(2000)], 0

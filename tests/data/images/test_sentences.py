@@ -54,6 +54,7 @@ ANSWERS = {
   "is there a red ring?": "no",
   "is there a plain cross?": "yes",
   "is there a dotted cross?": "no",
+  "is there a striped cross?": "no",
   "is there exactly one blue shape?": "yes",
   "are there exactly two blue shapes?": "no",
   "is there a ring above a cross?": "yes",
@@ -69,6 +70,14 @@ def test_answers():
   asked = {q.question: q.answer for q in said(sentences.question, [SCENE], 3000)}
   found = {question: asked.get(question) for question in ANSWERS}
   assert found == ANSWERS
+
+
+def test_side_by_side_is_not_above_and_below_each_other_not_to_the_left():
+  for place, words in (({"row": 0}, "above"), ({"column": 0}, "to the left of")):
+    scene = SCENE._replace(shapes=(RING, CROSS._replace(**place)))
+    asked = dict(q[:2] for q in said(sentences.question, [scene], 1500))
+    for one, other in (("ring", "cross"), ("cross", "ring")):
+      assert asked[f"is there a {one} {words} a {other}?"] == "no"
 
 
 CLAIMS = {

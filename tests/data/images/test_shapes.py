@@ -76,6 +76,10 @@ def test_the_texture_map_is_of_textured_shapes_alone():
   assert found[0].max() == 0
   r = shapes.SIZES["large"]
   assert found.mean() == pytest.approx((1.8 * r) ** 2, rel=0.02)
+  (middle,), corner = lone(texture="striped").shapes, {"x": 0.2, "y": 0.2}
+  both = lone()._replace(shapes=(middle, middle._replace(texture="dotted", **corner)))
+  twice = pytest.approx(2 * found.mean(), rel=0.02)
+  assert shapes.texture_map(both, 64, 8).mean() == twice
 
 
 def test_shapes_stay_inside_and_apart():

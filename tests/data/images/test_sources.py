@@ -70,7 +70,8 @@ def test_files(tmp_path):
 
 def test_several_npz_are_one_after_the_other(tmp_path):
   both = ",".join(write_npz(tmp_path, n, name) for n, name in [(3, "a"), (2, "b")])
-  source = open_source(config(source="npz", train=both, valid=both), "validation", 32)
+  one = both.split(",")[0]
+  source = open_source(config(source="npz", train=one, valid=both), "validation", 32)
   assert len(source) == 5
   texts = [read_text(source[i].record, "caption", "x")[0] for i in range(5)]
   assert texts == ["a 0", "a 1", "a 2", "b 0", "b 1"]
@@ -127,6 +128,10 @@ def broken(folder, problem):
     (folder / "set.jsonl").unlink()
   elif problem == "grey array":
     np.savez(npz, images=np.zeros((3, 8, 8), np.uint8))
+  elif problem == "float array":
+    np.savez(npz, images=np.zeros((3, 8, 8, 3), np.float32))
+  elif problem == "long index of npz":
+    (folder / "set.jsonl").write_text('{"caption": "one"}\n' * 4)
   elif problem == "short index":
     (folder / "set.jsonl").write_text('{"caption": "one"}\n')
   return index, npz
@@ -152,6 +157,8 @@ def broken(folder, problem):
       "grey array",
       "must be uint8 of shape (pictures, height, width, 3), got uint8 (3, ",
     ),
+    ("float array", "must be uint8 of shape (pictures, height, width, 3), got float32"),
+    ("long index of npz", "a line for every picture, got 4 lines in "),
     ("damaged array", "cannot read "),
     ("damaged, compressed", "cannot read "),
     ("no picture in it", "must be uint8 of shape (pictures, height, width, 3), got"),
@@ -175,6 +182,8 @@ def test_bad_files(tmp_path, problem, message):
   [
     ({"source": "zip"}, "source must be one of shapes, files, npz, tfds, got"),
     ({"source": "npz"}, "source='npz' needs train and valid, got train=''"),
+    ({"source": "npz", "train": "a"}, "needs train and valid, got train='a', valid=''"),
+    ({"num_valid": 0}, "num_valid must be at least 1, got num_valid=0."),
     ({"num_train": 0}, "num_train must be at least 1, got num_train=0."),
     ({"seed": 2**32}, "seed must be in [0, 2**32), got seed=4294967296."),
     (

@@ -131,6 +131,15 @@ def test_another_model_or_vocabulary_is_refused(config, sizes, key):
     make(config, sizes=sizes).restore(states)
 
 
+def test_pairs_come_in_an_order_of_their_own(config):
+  """Should they be the same pictures as those alone."""
+  config.data.images.num_train = config.data.pairs.num_train
+  feeds = make(config)._pictures
+  orders = [[feeds[kind].place(n) for n in range(12)] for kind in ("image", "pair")]
+  assert orders[0] != orders[1]
+  assert sorted(orders[0]) == sorted(orders[1])
+
+
 def test_other_codes_are_always_refused(config):
   states = make(config).save([0])
   for accept in (False, True):

@@ -63,6 +63,13 @@ def test_validation_sees_whole_pictures_and_one_mask(config):
   rows = make(config, "validation")
   source = open_source(resolve(config).data.images, "validation", 16)
   same(rows.image(Place(1, 0))["pixels"], source[1].pixels)
+  # With another mask than a picture with a text, or than by another seed.
+  masks = rows.image(Place(0, 0))["masked"], rows.pair(Place(0, 0))["masked"]
+  assert (masks[0] != masks[1]).any()
+  config.data.seed = 5
+  other = make(config, "validation").image(Place(0, 0))["masked"]
+  assert (masks[0] != other).any()
+  config.data.seed = 0
   same(
     make(config, "validation").image(Place(1, 0))["masked"],
     rows.image(Place(1, 0))["masked"],
@@ -71,9 +78,22 @@ def test_validation_sees_whole_pictures_and_one_mask(config):
   assert (trained["masked"] != rows.image(Place(1, 0))["masked"]).any()
 
 
+@pytest.mark.parametrize("kind", ["image", "pair"])
+def test_training_augments_each_kind_as_its_own_table_says(config, kind):
+  data = config.data
+  mine, other = (data.augment, data.pair_augment)[:: 1 if kind == "image" else -1]
+  mine.update({"least_area": 1.0, "flip": False, "jitter": 0.0})
+  other.update({"least_area": 0.5, "flip": True, "jitter": 0.4})
+  tables = resolve(config).data
+  table = tables.images if kind == "image" else tables.pairs
+  row = getattr(make(config), kind)(Place(2, 0))
+  same(row["pixels"], open_source(table, "train", 16)[2].pixels)
+
+
 def test_a_picture_with_a_text(config):
   """Pad begins a text and EOS ends it; neither is hidden, half of the others are."""
   config.data.pair_length = 200
+  config.data.mask.pair_image = 0.5
   config.model.text_length = 200
   rows = make(config, "validation")
   source = open_source(resolve(config).data.pairs, "validation", 16)
@@ -83,7 +103,7 @@ def test_a_picture_with_a_text(config):
     whole = np.array([0, *encode(text), EOS] + [0] * 200)[:200]
     count = round(0.5 * len(text))
     same(row["pixels"], source[index].pixels)
-    assert row["masked"].sum() == 6
+    assert row["masked"].sum() == 8
     same(row["positions"], np.arange(200))
     same(row["segments"], np.arange(200) < len(text) + 2)
     hidden = np.flatnonzero(row["tokens"] == MASK)
@@ -95,6 +115,8 @@ def test_a_picture_with_a_text(config):
     same(row["weights"], np.arange(100) < count)
     same(row["targets"][count:], 0)
     same(np.where(row["tokens"] == MASK, whole, row["tokens"]), whole)
+  rows._begin = 7  # as of another vocabulary
+  assert rows.pair(Place(0, 0))["tokens"][0] == 7
 
 
 def test_all_of_a_text_that_fits(tmp_path, config):
@@ -194,6 +216,8 @@ def test_pictures_for_the_visual_vocabulary(config):
   counts = [sum(x.tobytes() in of for x in found) for of in known]
   assert sum(counts) == 30
   assert 18 <= counts[0] <= 20
+  config.data.seed = 3
+  assert (sample_pictures(resolve(config).data, 16) != found).any()
   config.data.codes.num_pictures = 1000
   assert len(sample_pictures(resolve(config).data, 16)) == 32
 
@@ -205,6 +229,13 @@ def test_pictures_for_the_visual_vocabulary(config):
     ("mask.pair_text", 1.0, "mask ratios must be between 0 and 1, got pair_text=1.0."),
     ("mask.text", float("nan"), "mask ratios must be between 0 and 1, got text=nan."),
     ("mask.kept_share", 1.5, "at most 1 together, got random_share=0.0, kept_share=1"),
+    ("mask.pair_image", 0.0, "mask ratios must be between 0 and 1, got pair_image=0.0"),
+    (
+      "mask.random_share",
+      -0.1,
+      "must be at least 0 and at most 1 together, got random",
+    ),
+    ("codes.num_pictures", 0, "num_pictures must be at least 1, got num_pictures=0."),
     ("mask.patches", "rows", "patches must be one of blocks, random, got 'rows'."),
     ("codes.kind", "dvae", "kind must be one of kmeans, vqvae, got 'dvae'."),
     ("codes.steps", -1, "steps must be at least 0, got steps=-1."),
