@@ -55,13 +55,16 @@ def trace(argv: list[str]) -> int:
   parsing.parse(values, "routing trace", argv, required=("out",))
   if values.data is not None and values.images is not None:
     raise ValueError("routing trace takes --data or --images, got both.")
+  # A multi-modal run has pictures without a file.
+  of_pictures = values.images is not None or (
+    values.config.task == "masked" and values.data is None
+  )
+  if not (of_pictures or values.data):
+    raise ValueError(f"routing trace needs --data; see `{program()} help`.")
   cfg, params = restore.load_model(values.workdir, values.config, step)
   name = values.name or os.path.basename(os.path.normpath(values.workdir))
-  # A multi-modal run has pictures without a file.
-  if values.images is not None or (cfg.task_name == "masked" and values.data is None):
+  if of_pictures:
     return _trace_pictures(values, cfg, params, name, step)
-  if not values.data:
-    raise ValueError(f"routing trace needs --data; see `{program()} help`.")
 
   from mhmoe_jax.analysis.traces import tracing
   from mhmoe_jax.data import documents, files
