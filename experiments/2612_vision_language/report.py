@@ -1,0 +1,83 @@
+"""Tables of what run.py has finished: report.py --results runs/vision_language/results
+
+Reads runs.jsonl in the folder, and writes tables.md there.
+"""
+
+import argparse
+import math
+import pathlib
+import statistics
+
+import config as tasks
+import run
+
+from experiments import work_queue
+
+# Two-sided 95 % points of Student's t, by degrees of freedom.
+STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+REFERENCE = "xmoe_8"
+MEASURES = {
+  "vqa": ("accuracy", "accuracy/yes/no", "accuracy/number", "accuracy/other", "loss"),
+  "nlvr": ("accuracy", "consistency", "loss"),
+  "captioning": ("CIDEr-D", "BLEU-4", "ROUGE-L", "loss"),
+}
+
+
+def interval(values: list[float]) -> str:
+  """Mean and a 95 % t-interval of it, as far as there is one."""
+  mean, n = statistics.fmean(values), len(values)
+  if n < 2:
+    return f"{mean:+.3f}"
+  half = STUDENT[n - 1] * statistics.stdev(values) / math.sqrt(n)
+  return f"{mean:+.3f} ± {half:.3f}"
+
+
+def table(name: str, results: list[dict]) -> list[str]:
+  """Markdown lines of a task: every model and start, and differences from X-MoE."""
+  kind = tasks.TASKS[name][0]
+  found = {}
+  for r in results:
+    if r["task"] == name:
+      found.setdefault((r["model"], r["start"]), {})[r["seed"]] = r["valid"]
+  if not found:
+    return []
+  shown = [
+    key
+    for key in MEASURES[kind]
+    if all(key in valid for seeds in found.values() for valid in seeds.values())
+  ]
+  lines = [f"### {name}", ""]
+  lines += ["| model | start | seeds | " + " | ".join(shown) + f" | less {REFERENCE} |"]
+  lines += ["|---" * (len(shown) + 4) + "|"]
+  for (model, start), seeds in sorted(found.items(), key=_order):
+    means = [statistics.fmean(v[key] for v in seeds.values()) for key in shown]
+    reference = found.get((REFERENCE, start), {})
+    pairs = [
+      valid[shown[0]] - reference[seed][shown[0]]
+      for seed, valid in seeds.items()
+      if seed in reference
+    ]
+    less = interval(pairs) if pairs and model != REFERENCE else ""
+    cells = " | ".join(f"{x:.3f}" for x in means)
+    lines.append(f"| {model} | {start} | {len(seeds)} | {cells} | {less} |")
+  return [*lines, ""]
+
+
+def _order(item) -> tuple:
+  (model, start), _ = item
+  return start, run.MODELS.index(model)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--results", type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  results = work_queue.read_results(args.results / "runs.jsonl")
+  lines = [line for name in tasks.TASKS for line in table(name, results)]
+  text = "\n".join(lines)
+  (args.results / "tables.md").write_text(text)
+  print(text)
+
+
+if __name__ == "__main__":
+  main()
