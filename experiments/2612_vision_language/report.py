@@ -19,7 +19,7 @@ REFERENCE = "xmoe_8"
 MEASURES = {
   "vqa": ("accuracy", "accuracy/yes/no", "accuracy/number", "accuracy/other", "loss"),
   "nlvr": ("accuracy", "consistency", "loss"),
-  "captioning": ("CIDEr-D", "BLEU-4", "ROUGE-L", "loss"),
+  "captioning": ("cider_d", "bleu_4", "rouge_l", "loss"),
 }
 
 

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from mhmoe_jax.evals import captions
+from mhmoe_jax.tasks.captioning_evaluation import CaptioningEvaluation
+from mhmoe_jax.tasks.masked_evaluation import Part
 from mhmoe_jax.train.config import resolve
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
@@ -77,4 +80,8 @@ def test_tables(study, tmp_path, monkeypatch, capsys):
   assert "| xmoe_8 | pretrained | 2 | 0.550 | 0.250 | 0.700 |  |" in text
   assert "| dense | pretrained | 1 | 0.400 | 0.250 | 0.700 | -0.100 |" in text
   assert text.count("###") == 1
+  # What is shown are scalars that evaluations have.
+  scores = captions.score(["a dog"], [["a dog"]])
+  told = CaptioningEvaluation(Part(1.0, 0.5, 1), ["a dog"], [["a dog"]], scores, {})
+  assert told.scalars().keys() >= set(report.MEASURES["captioning"])
   assert text in capsys.readouterr().out
