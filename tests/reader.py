@@ -84,7 +84,9 @@ class Reader:
 
   def type(self, line: str) -> None:
     words = shlex.split(os.path.expandvars(line), comments=True)
+    self._set = {}
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # NAME=value COMMAND
+      name, _, self._set[name] = words[0].partition("=")
       words = words[1:]
     name = pathlib.Path(words[0]).name
     if words[:3] == [sys.executable, "-m", "mhmoe_jax.cli"]:
@@ -183,6 +185,12 @@ class Reader:
     script = ROOT / words[0]
     assert script.is_file(), words
     source = script.read_text()
+    # A script finds what lies beside it, and the package; not what else is here.
+    beside = (path.read_text() for path in script.parent.glob("*.py"))
+    if any(
+      re.search(r"^(from|import) (configs|experiments)\b", x, re.M) for x in beside
+    ):
+      assert self._set.get("PYTHONPATH") == ".", f"{words[0]} needs PYTHONPATH=."
     for word in words[1:]:
       if word.startswith("--"):
         assert word.partition("=")[0] in source, f"{words[0]} has no {word}"

@@ -112,6 +112,7 @@ def test_a_wrong_command_is_seen(typist):
     "pip install 'mhmoe_jax[trian]'",
     "make trian",
     "python experiments/pod/run.py",
+    "python experiments/2612_multimodal/report.py --results x",
     "tensorboard --logdir runs/none",
   ):
     with pytest.raises((AssertionError, subprocess.CalledProcessError)):

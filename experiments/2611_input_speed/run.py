@@ -1,6 +1,6 @@
 """Tokens that a core delivers, from text and prepared, against what a step consumes.
 
-  python experiments/2611_input_speed/run.py --data DIR
+  PYTHONPATH=. python experiments/2611_input_speed/run.py --data DIR
 
 reads DIR/english/{train,valid}.txt and DIR/multilingual/LANGUAGE.{train,valid}.txt,
 appends rows to results/input_speed.jsonl and prints them. Rows that are there are kept.

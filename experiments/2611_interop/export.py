@@ -1,7 +1,7 @@
 """Exports a tiny random model of each family, with our logits of a few tokens.
 
-python experiments/2611_interop/export.py runs/interop
-python experiments/2611_interop/check.py runs/interop    # with torch and transformers
+PYTHONPATH=. python experiments/2611_interop/export.py runs/interop
+python experiments/2611_interop/check.py runs/interop  # with torch, transformers
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """Makes the golden models of tests/interop: tiny, random, with transformers' logits.
 
-  python experiments/2611_interop/golden.py tests/interop/golden
+  PYTHONPATH=. python experiments/2611_interop/golden.py tests/interop/golden
 
 needs torch and transformers, which nothing else here does; float32 on a CPU.
 """

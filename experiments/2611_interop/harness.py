@@ -1,6 +1,6 @@
 """Does an exported model get the same harness numbers through transformers?
 
-  python experiments/2611_interop/harness.py RUN EXPORTED DATA --limit 100
+  PYTHONPATH=. python experiments/2611_interop/harness.py RUN EXPORTED DATA --limit 100
 
 needs the extra `eval`, torch, accelerate and transformers in one environment. EXPORTED
 is an export of RUN, whose documents begin with token 0; DATA a folder of `mhmoe harness

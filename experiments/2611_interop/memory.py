@@ -1,6 +1,6 @@
 """How much memory does an export need, of a model larger than two of its shards?
 
-  python experiments/2611_interop/memory.py runs/interop_memory
+  PYTHONPATH=. python experiments/2611_interop/memory.py runs/interop_memory
 
 makes a run of some 600 MB of parameters (once) and exports it in shards of 100 MB, in a
 process of its own whose peak is measured; what that process has before it begins, with

@@ -1,6 +1,6 @@
 """What a chip pays as the pod grows, at fixed work per chip: by the compiler, no TPU.
 
-  python experiments/2611_scaling/run.py
+  PYTHONPATH=. python experiments/2611_scaling/run.py
 
 compiles the training step of a model of the second paper's kind for 4 to 1,024 v5p
 chips, 8 sequences of 2,048 tokens a chip, in seven layouts; appends a row per program

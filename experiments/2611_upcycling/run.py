@@ -1,6 +1,6 @@
 """Is a dense model better trained on, or upcycled, if either may spend as many FLOPs?
 
-  python experiments/2611_upcycling/run.py
+  PYTHONPATH=. python experiments/2611_upcycling/run.py
 
 trains a small dense model on the bundled corpus, three seeds; then goes on from each
 in three ways, all with a fresh optimizer and one schedule: dense as it is, upcycled to
