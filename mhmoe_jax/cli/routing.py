@@ -57,7 +57,7 @@ def trace(argv: list[str]) -> int:
     raise ValueError("routing trace takes --data or --images, got both.")
   # A multi-modal run has pictures without a file.
   of_pictures = values.images is not None or (
-    values.config.task == "masked" and values.data is None
+    values.config.task != "language" and values.data is None
   )
   if not (of_pictures or values.data):
     raise ValueError(f"routing trace needs --data; see `{program()} help`.")
@@ -97,15 +97,17 @@ def _trace_pictures(values, cfg, params, name: str, step: int) -> int:
     cfg, values.config.to_dict(), name, step, (), values.pairs
   )
 
+  own = picture_tracing.texts_of(cfg).pictures
+
   def tell(problem: str) -> None:
     problems.append(problem)
     print(f"mhmoe routing: {problem}", file=sys.stderr)
 
   if values.images is None:
-    seed, size = cfg.data.pairs.seed, cfg.model.picture_size
+    seed, size = own.seed, cfg.model.picture_size
     pictures = given.iterate_shapes(seed, values.max_pictures, size, values.pairs)
   else:
-    text_key = cfg.data.pairs.text_key if values.pairs else ""
+    text_key = own.text_key if values.pairs else ""
     paths = given.find_pictures(values.images, text_key)
     pictures = given.iterate_pictures(paths, text_key, tell)
   counts = []

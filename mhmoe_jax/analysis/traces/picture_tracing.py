@@ -22,6 +22,7 @@ from mhmoe_jax.data.documents import Document
 from mhmoe_jax.data.images.augment import squash
 from mhmoe_jax.data.images.given import Given
 from mhmoe_jax.data.images.shapes import Scene, texture_map
+from mhmoe_jax.data.images.sources import PictureConfig
 from mhmoe_jax.models.encoder import Encoder, Inputs
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.patches import normalize, to_patches
@@ -30,6 +31,29 @@ from mhmoe_jax.train.config import RunConfig
 
 # Of a batch: enough to keep a CPU busy, little enough for any model that fits.
 _BATCH_TOKENS = 2**12
+
+
+class Texts(NamedTuple):
+  """Of a run, the texts that belong to pictures."""
+
+  vocabulary: str
+  length: int  # tokens of one, the first and the last included
+  pictures: PictureConfig  # that they belong to
+
+
+def texts_of(cfg: RunConfig) -> Texts:
+  """The texts beside pictures of a run.
+
+  Raises:
+    ValueError: its model sees no pictures.
+  """
+  if not isinstance(cfg.model, EncoderConfig):
+    raise ValueError(
+      f"a trace of pictures needs a run with an encoder, got task {cfg.task_name}."
+    )
+  if cfg.task_name == "masked":
+    return Texts(cfg.data.text.vocabulary, cfg.data.pair_length, cfg.data.pairs)
+  return Texts(cfg.data.vocabulary, cfg.data.text_length, cfg.data.pictures)
 
 
 class Batch(NamedTuple):
@@ -63,7 +87,7 @@ def describe_encoder(
   Raises:
     ValueError: the model does not see pictures, or has no MoE layer.
   """
-  cfg.need("masked", "a trace of pictures")
+  texts = texts_of(cfg)
   model, layer = cfg.model, cfg.model.layer
   if model.ffn == "dense":
     raise ValueError("a trace needs a model with MoE layers, got model.ffn='dense'.")
@@ -76,8 +100,8 @@ def describe_encoder(
     num_heads=layer.num_heads,
     num_experts=layer.num_experts,
     top_k=layer.top_k,
-    vocabulary=cfg.data.text.vocabulary,
-    window=model.num_patches + (cfg.data.pair_length - 2) * with_texts,
+    vocabulary=texts.vocabulary,
+    window=model.num_patches + (texts.length - 2) * with_texts,
     data_files=tuple(data_files),
     pools=("shared",) if model.pools == "shared" else pools,
     picture_size=model.picture_size,
@@ -102,17 +126,20 @@ def write_picture_trace(
     meta: of `describe_encoder`.
     cfg: of the run.
     params: of the model.
-    fixed: arrays of its visual vocabulary.
+    fixed: arrays of its visual vocabulary, if it has one.
     pictures: what it sees, squashed to the model's square; texts are cut where they
-      are longer than the run's pairs.
+      are longer than the run's.
     on_batch: called with the pictures traced so far.
 
   Raises:
     ValueError: there is no picture, or the vocabulary loses some of a text.
   """
   with_texts = meta.window > cfg.model.num_patches
-  places = cfg.model.num_image + cfg.data.pair_length * with_texts
-  step = jax.jit(make_picture_step(cfg.model, cfg.task.codes, with_texts))
+  places = cfg.model.num_image + texts_of(cfg).length * with_texts
+  visual = cfg.task.codes if fixed else None
+  # A token of a caption sees what is left of it, and the picture no caption.
+  to_left = cfg.task_name == "captioning"
+  step = jax.jit(make_picture_step(cfg.model, visual, with_texts, to_left))
   seen = 0
   with TraceWriter(path, meta) as writer:
     for batch in _batches(cfg, pictures, max(_BATCH_TOKENS // places, 1)):
@@ -131,12 +158,16 @@ def write_picture_trace(
 
 
 def make_picture_step(
-  config: EncoderConfig, visual: codes.VisualVocabulary, with_texts: bool
+  config: EncoderConfig,
+  visual: codes.VisualVocabulary | None,
+  with_texts: bool,
+  to_left: bool = False,
 ) -> Callable:
   """A pure function of parameters, the visual vocabulary, and a batch.
 
-  It returns the visual codes of patches (B, P), and the `Choices` of all MoE layers for
-  patches and then tokens, (N, B, P + T, ...), experts as int16.
+  It returns the visual codes of patches (B, P), -1 without a vocabulary, and the
+  `Choices` of all MoE layers for patches and then tokens, (N, B, P + T, ...), experts
+  as int16. `to_left`: texts see what is left of them, and pictures no text.
   """
   encoder = Encoder(config, trace=True)
 
@@ -146,6 +177,8 @@ def make_picture_step(
     if with_texts:
       places_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
       inputs = Inputs(patches_BPU, None, tokens_BT, places_BT, segments_BT)
+      if to_left:
+        inputs = inputs._replace(order_BT=1 + places_BT)
     _, pools = encoder.apply({"params": params["encoder"]}, inputs)
     # The order of the sequence, whatever that of the names.
     found = [
@@ -154,14 +187,16 @@ def make_picture_step(
     joined = Choices(*(jnp.concatenate(x, axis=2) for x in zip(*found, strict=True)))
     joined = Choices(*(x[:, :, 1:] for x in joined))  # without [CLS]
     experts = joined.expert_BLHK.astype(jnp.int16)
-    ids_BP = codes.encode(visual, fixed, patches_BPU)
+    ids_BP = jnp.full(patches_BPU.shape[:2], -1)
+    if visual is not None:
+      ids_BP = codes.encode(visual, fixed, patches_BPU)
     return ids_BP, joined._replace(expert_BLHK=experts)
 
   return trace_step
 
 
 def _batches(cfg: RunConfig, pictures: Iterable[Given], B: int) -> Iterator[Batch]:
-  name, T = cfg.data.text.vocabulary, cfg.data.pair_length
+  name, T, _ = texts_of(cfg)
   vocabulary = vocabularies.make_vocabulary(name)
   token_bytes_V = vocabularies.count_token_bytes(vocabulary)
   size = cfg.model.picture_size
@@ -199,7 +234,8 @@ def _to_tokens(batch: Batch, ids_BP, choices, first: int, with_texts: bool) -> T
     stop_T = np.concatenate([np.zeros(P, np.int64), text.stop[:words]])
     start_T = np.concatenate([[0], stop_T[:-1]])
     patch_T, missing_T = np.arange(P), np.full(words, -1)
-    names = [f"code {code}" for code in ids_BP[i]] + text.texts[:words]
+    names = [f"code {code}" if code >= 0 else "" for code in ids_BP[i]]
+    names += text.texts[:words]
     parts.append(
       {
         "document_T": np.full(P + words, first + i, np.int32),

@@ -15,7 +15,7 @@ from mhmoe_jax.data.masked.rows import sample_pictures
 from mhmoe_jax.models.encoder import Encoder, Inputs
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.train.config import resolve
-from tests.tasks.pictures import small_masked
+from tests.tasks.pictures import small_captioning, small_masked
 from tests.train.small import small_config
 
 PATCHES = 16
@@ -163,5 +163,22 @@ def test_a_dense_model_routes_nothing(config):
 
 def test_a_run_without_pictures_is_refused(tmp_path):
   cfg = resolve(small_config(tmp_path))
-  with pytest.raises(ValueError, match=r"^a trace of pictures needs a run of task mas"):
+  with pytest.raises(ValueError, match=r"^a trace of pictures needs a run with an en"):
     picture_tracing.describe_encoder(cfg, {}, "text", 0, [], False)
+
+
+def test_a_run_of_captions_sees_no_future(tmp_path):
+  """Captions of one picture are alike up to where they part; codes there are none."""
+  config = small_captioning()
+  config.model.moe.dispatch = "einsum"
+  config.model.moe.eval_capacity_factor = 8.0
+  pixels = np.random.RandomState(0).randint(256, size=(16, 16, 3)).astype(np.uint8)
+  pictures = [given.Given("a", "a", pixels, x, {}) for x in ("a red cat", "a red hat")]
+  made, _, _ = trace(tmp_path, config, {}, pictures)
+  first, second = np.split(np.arange(len(made.loss_T)), 2)
+  same = PATCHES + len("a red ")
+  for x in (made.entropy_TNH, made.weight_TNHK):
+    np.testing.assert_array_equal(x[first[:same]], x[second[:same]])
+    assert (x[first[same:]] != x[second[same:]]).any()
+  assert made.text_T[:PATCHES].tolist() == [""] * PATCHES
+  assert made.text_T[PATCHES:].tolist()[:5] == ["a", " ", "r", "e", "d"]
