@@ -7,6 +7,7 @@ training (`loop.train`) and planning (`report.plan_model`, `compile_step`). A pr
 that the reader has never heard of is an error: nothing is passed over.
 """
 
+import argparse
 import importlib.metadata
 import os
 import pathlib
@@ -109,11 +110,29 @@ class Reader:
     programs[name](words[1:])
 
   def _mhmoe(self, words):
+    if words[:2] == ["routing", "trace"] and {"--pairs", "--images"} & {*words}:
+      words = self._trace_text(words[2:])
     try:
       code = cli.main(words)
     except _TrainedEnough:
       code = 0
     assert code == 0, shlex.join(words)
+
+  def _trace_text(self, words):
+    """Of a trace of pictures, for which there is no model: its flags, one of text."""
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--pairs", action="store_true")
+    for name in ("workdir", "images", "out"):
+      parser.add_argument(f"--{name}")
+    given = parser.parse_args(words)
+    text = f"--data={ROOT / 'README.md'}"
+    return [
+      "routing",
+      "trace",
+      f"--workdir={given.workdir}",
+      f"--out={given.out}",
+      text,
+    ]
 
   def _train(self, config, workdir, *_):
     """What `mhmoe train` calls: the config is whole, and there would be a model."""

@@ -38,7 +38,6 @@ def small_masked(directory):
   config.data.codes.steps = 3
   config.data.codes.num_pictures = 30
   config.optimizer.warmup_steps = 2
-  config.data.streams = 2
   config.mesh.data = 1
   config.train.num_steps = 4
   config.train.batch_size = 8

@@ -54,7 +54,7 @@ def test_a_missing_key_and_an_unknown_task():
   with pytest.raises(ValueError) as error:
     resolve(config)
   assert str(error.value) == (
-    "config.task must be one of language, masked, got 'vision'."
+    "config.task must be one of language, masked, vqa, nlvr, captioning, got 'vision'."
   )
 
 

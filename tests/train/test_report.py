@@ -62,7 +62,7 @@ def test_log_points_are_every_third_step_and_the_last(cfg, tmp_path, monkeypatch
 def test_speed_is_of_all_tokens_and_a_line_names_the_most_rounds(cfg, tmp_path):
   with Report(cfg, str(tmp_path), 0) as told:
     shown = []
-    told.progress.show = lambda step, loss, rounds: shown.append(rounds) or 1.0
+    told.progress.show = lambda step, loss, rounds, right: shown.append(rounds) or 1.0
     assert told.progress._tokens_per_step == 8 * 16
     for more in ({}, {"a/router/rounds": [3.0], "b/router/rounds": [2.0]}):
       values = {name: jnp.array(x) for name, x in more.items()}

@@ -115,7 +115,7 @@ def test_a_picture_with_a_text(config):
     same(row["weights"], np.arange(100) < count)
     same(row["targets"][count:], 0)
     same(np.where(row["tokens"] == MASK, whole, row["tokens"]), whole)
-  rows._begin = 7  # as of another vocabulary
+  rows._window._begin = 7  # as of another vocabulary
   assert rows.pair(Place(0, 0))["tokens"][0] == 7
 
 
