@@ -34,19 +34,25 @@ def after_training(
   lines = [command("sample", [*here, *_prompt(cfg)])] if of_language else []
   if not of_language:
     lines.append(command("eval", here))
+    lines += _look(cfg, workdir, "--pairs") if cfg.task_name == "masked" else []
   elif text := _text(cfg):
     lines.append(command("eval", [*here, f"--text={text}"]))
-    if cfg.model.ffn != "dense" and "://" not in workdir:
-      trace = os.path.join(workdir, f"trace_{cfg.train.num_steps}")
-      page = os.path.join(workdir, "routing.html")
-      if not os.path.exists(trace):
-        words = [*here, f"--data={text}", f"--out={trace}"]
-        lines.append(command("routing trace", words))
-      lines.append(command("routing report", [f"--trace={trace}", f"--out={page}"]))
+    lines += _look(cfg, workdir, f"--data={text}")
   events = shlex.quote(os.path.join(workdir, "tensorboard"))
   lines.append(f"{program('tensorboard')} --logdir {events}")
   lines += [command("train", words) for words in _runs(argv, cfg, workdir, parse)]
   return "\n  ".join(["try next", *lines])
+
+
+def _look(cfg: RunConfig, workdir: str, what: str) -> list[str]:
+  """A trace of `what`, unless it is there, and its page."""
+  if cfg.model.ffn == "dense" or "://" in workdir:
+    return []
+  trace = os.path.join(workdir, f"trace_{cfg.train.num_steps}")
+  page = os.path.join(workdir, "routing.html")
+  words = [f"--workdir={workdir}", what, f"--out={trace}"]
+  lines = [] if os.path.exists(trace) else [command("routing trace", words)]
+  return [*lines, command("routing report", [f"--trace={trace}", f"--out={page}"])]
 
 
 def _prompt(cfg: RunConfig) -> list[str]:

@@ -80,6 +80,16 @@ def test_nothing_of_routing_for_a_dense_model(folder):
   assert verbs == ["sample", "eval", "--logdir", "train", "train", "train"]
 
 
+def test_pictures_are_traced_with_their_texts(folder):
+  here = "--workdir=runs/mm"
+  commands = suggest(["--config=configs/tiny_multimodal.py", here])
+  assert commands[:3] == [
+    ["eval", here],
+    ["routing", "trace", here, "--pairs", "--out=runs/mm/trace_500"],
+    ["routing", "report", "--trace=runs/mm/trace_500", "--out=runs/mm/routing.html"],
+  ]
+
+
 def test_a_trace_is_written_once(folder):
   argv = ["--config=configs/tiny.py", "--workdir=run", "--config.train.num_steps=5"]
   verbs = [words[:2] for words in suggest(argv)]
