@@ -72,7 +72,8 @@ def _runs(argv, cfg, workdir, parse) -> list[list[str]]:
   """Flags of longer training, and of the other rows of the config in this size."""
   path = parse(argv)["config"].config_filename.partition(":")[0]
   runs = [replace(argv, config__train__num_steps=2 * cfg.train.num_steps)]
-  for ffn in ("mhmoe", "smoe", "dense"):
+  # Other rows cannot start from the parameters of this one's start.
+  for ffn in () if cfg.init else ("mhmoe", "smoe", "dense"):
     other = f"{workdir.rstrip('/')}_{ffn}"
     words = replace(argv, config=f"{path}:{ffn}", workdir=other)
     if ffn != cfg.model.ffn and _ffn_of(words, parse) == ffn:

@@ -90,6 +90,14 @@ def test_pictures_are_traced_with_their_texts(folder):
   ]
 
 
+def test_what_started_from_a_run_has_no_other_rows(folder):
+  argv = ["--config=configs/finetune/vqa.py", "--workdir=x"]
+  assert sum(words[0] == "train" for words in suggest(argv)) == 3
+  argv.append("--config.init=runs/mm")
+  trained = [words for words in suggest(argv) if words[0] == "train"]
+  assert trained == [["train", *argv, "--config.train.num_steps=1600"]]
+
+
 def test_a_trace_is_written_once(folder):
   argv = ["--config=configs/tiny.py", "--workdir=run", "--config.train.num_steps=5"]
   verbs = [words[:2] for words in suggest(argv)]
