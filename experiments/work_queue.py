@@ -24,6 +24,12 @@ def read_results(path: pathlib.Path) -> list[dict]:
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def add_result(path: pathlib.Path, result: dict) -> None:
+  """Writes a line behind the results so far, one process at a time."""
+  with claim(path.parent / "lock", wait=True), path.open("a") as file:
+    file.write(json.dumps(result) + "\n")
+
+
 @contextlib.contextmanager
 def claim(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
   """Whether this process has the file for itself; a killed one loses it."""
@@ -72,8 +78,7 @@ def work(
         result = run(job, out / name_of(job))
         if result is None:
           return
-        with claim(out / "results" / "lock", wait=True), path.open("a") as file:
-          file.write(json.dumps(result | {"commit": version}) + "\n")
+        add_result(path, result | {"commit": version})
       break
     else:
       time.sleep(1)  # Others do the rest.

@@ -12,6 +12,8 @@ import statistics
 import config as rows
 import run
 
+from experiments import work_queue
+
 # Two-sided 95 % points of Student's t, by degrees of freedom.
 STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 TABLES = (
@@ -206,10 +208,10 @@ def draw_scaling(found: dict, path: pathlib.Path) -> None:
 
 def write(folder: pathlib.Path) -> str:
   """Writes tables.md and the figures; returns the former."""
-  results = run.read_results(folder / "runs.jsonl")
+  results = work_queue.read_results(folder / "runs.jsonl")
   final = group(results, "english")
   longest = [r for seeds in final.values() for r in seeds.values()]
-  others = run.read_results(folder / "other_rates.jsonl")
+  others = work_queue.read_results(folder / "other_rates.jsonl")
   lines = search_table(results) + rates_table(longest + others)
   for title, language, reference, jobs in TABLES:
     found = group(results, language)

@@ -6,21 +6,18 @@ a kill, and it goes on; what is finished is skipped. `report.py` draws what ther
 """
 
 import argparse
-from collections.abc import Iterator
-import contextlib
-import fcntl
 import json
 import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import time
 from typing import NamedTuple
 
 import config as rows
 
-HERE = pathlib.Path(__file__).parent
+from experiments import work_queue
+
 RATES = (0.004, 0.008, 0.016, 0.032)
 
 
@@ -72,13 +69,6 @@ def make_jobs(table: str, steps: int) -> list[Job]:
   return list(dict.fromkeys(tables["search"] + tables[table]))
 
 
-def read_results(path: pathlib.Path) -> list[dict]:
-  """The results so far."""
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def job_of(result: dict) -> Job:
   """The job that a result is of."""
   return Job(*(result[name] for name in Job._fields))
@@ -95,19 +85,6 @@ def best_rate(results: list[dict], job: Job) -> float | None:
   return min(losses, key=losses.get) if losses.keys() >= set(RATES) else None
 
 
-@contextlib.contextmanager
-def claim(path: pathlib.Path, wait: bool = False) -> Iterator[bool]:
-  """Whether this process has the file for itself; a killed one loses it."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-      yield False
-      return
-    yield True
-
-
 def make_config(job: Job, rate: float, data: pathlib.Path, out: pathlib.Path):
   """The config of a job; trains the vocabulary if it is the first to need it."""
   config = rows.get_config(f"{job.row},{job.language}")
@@ -121,7 +98,7 @@ def make_config(job: Job, rate: float, data: pathlib.Path, out: pathlib.Path):
       files[part] = str(data / pathlib.Path(files[part]).relative_to("data"))
   vocabulary = out / f"{job.language}.model"
   config.data.vocabulary = str(vocabulary)
-  with claim(out / f"{job.language}.lock", wait=True):
+  with work_queue.claim(out / f"{job.language}.lock", wait=True):
     if not vocabulary.exists():
       from mhmoe_jax.data import tokenizer, windows
       from mhmoe_jax.train.config import resolve
@@ -175,12 +152,6 @@ def train(job: Job, config, workdir: pathlib.Path) -> dict | None:
   }
 
 
-def commit() -> str:
-  """The version of the code."""
-  command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-  return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-
 def work(
   jobs: list[Job],
   data: pathlib.Path,
@@ -198,9 +169,9 @@ def work(
     train: trains one job.
   """
   path = out / "results" / "runs.jsonl"
-  version = commit()
+  version = work_queue.commit()
   while True:
-    results = read_results(path)
+    results = work_queue.read_results(path)
     left = [job for job in jobs if job not in set(map(job_of, results))]
     if not left:
       return
@@ -210,13 +181,16 @@ def work(
         continue
       name = f"{job.row}-{job.language}-{job.steps}-{job.seed}"
       name += f"-{job.rate}" if job.rate else ""
-      with claim(out / "locks" / name) as mine:
-        if not mine or job in set(map(job_of, read_results(path))):
+      with work_queue.claim(out / "locks" / name) as mine:
+        if not mine or job in set(map(job_of, work_queue.read_results(path))):
           continue
         result = train(job, make_config(job, rate, data, out), out / name)
         if result is None:
           return
-        with claim(out / "results" / "lock", wait=True), path.open("a") as file:
+        with (
+          work_queue.claim(out / "results" / "lock", wait=True),
+          path.open("a") as file,
+        ):
           file.write(json.dumps(result | {"commit": version}) + "\n")
       break  # Look again at what is left: a search may be over.
     else:

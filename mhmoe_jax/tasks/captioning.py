@@ -24,7 +24,7 @@ from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Captioning(Task):
+class Captioning(pictured.PicturedTask):
   """Telling masked tokens of captions from a picture and what is left of them.
 
   A batch has "pixels" uint8 (B, Y, X, 3), "tokens", "positions", "segments" int32
@@ -38,19 +38,6 @@ class Captioning(Task):
   """
 
   __hash__ = Task.__hash__
-
-  def __post_init__(self):
-    pictured.check_window(self.model, self.data)
-
-  @property
-  def text_vocabulary(self) -> str:
-    """The name of the vocabulary of captions."""
-    return self.data.vocabulary
-
-  @property
-  def tokens_per_example(self) -> int:
-    """Of a picture and a caption."""
-    return self.model.num_image + self.data.text_length
 
   def init(self, key: jax.Array) -> Params:
     """Freshly initialised parameters; to be called outside `jax.set_mesh`."""

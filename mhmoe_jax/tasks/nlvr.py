@@ -53,7 +53,7 @@ class NlvrEvaluation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Nlvr(Task):
+class Nlvr(pictured.PicturedTask):
   """Telling whether statements about pictures are true.
 
   A batch has "pixels" uint8 (B, K, Y, X, 3), K pictures of each statement, "tokens",
@@ -68,14 +68,6 @@ class Nlvr(Task):
 
   __hash__ = Task.__hash__
 
-  def __post_init__(self):
-    pictured.check_window(self.model, self.data)
-
-  @property
-  def text_vocabulary(self) -> str:
-    """The name of the vocabulary of statements."""
-    return self.data.vocabulary
-
   @property
   def num_pictures(self) -> int:
     """K."""
@@ -84,7 +76,7 @@ class Nlvr(Task):
   @property
   def tokens_per_example(self) -> int:
     """Of every picture, each with the statement."""
-    return self.num_pictures * (self.model.num_image + self.data.text_length)
+    return self.num_pictures * super().tokens_per_example
 
   def init(self, key: jax.Array) -> Params:
     """Freshly initialised parameters; to be called outside `jax.set_mesh`."""

@@ -12,7 +12,7 @@ from mhmoe_jax.models.encoder import Inputs, Pools
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.tasks.objective import ObjectiveConfig
-from mhmoe_jax.tasks.task import Batch, Sums
+from mhmoe_jax.tasks.task import Batch, Sums, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,28 @@ class EncoderObjectiveConfig(ObjectiveConfig):
   local_entropy_weight: float
   global_entropy_weight: float
   global_entropy_least: float
+
+
+class PicturedTask(Task):
+  """A task on pictures that have a text each, `data.text_length` tokens at most."""
+
+  def __post_init__(self):
+    if self.model.text_length < self.data.text_length:
+      raise ValueError(
+        "model.text_length must be at least data.text_length, got "
+        f"model.text_length={self.model.text_length}, "
+        f"data.text_length={self.data.text_length}."
+      )
+
+  @property
+  def text_vocabulary(self) -> str:
+    """The name of the vocabulary of texts."""
+    return self.data.vocabulary
+
+  @property
+  def tokens_per_example(self) -> int:
+    """Of a picture and its text."""
+    return self.model.num_image + self.data.text_length
 
 
 def inputs_of(model: EncoderConfig, batch: Batch) -> Inputs:
@@ -68,15 +90,6 @@ def batch_shapes(model: EncoderConfig, data: Any, batch_size: int) -> Batch:
     "pixels": jax.ShapeDtypeStruct((batch_size, Y, Y, 3), jnp.uint8),
     **dict.fromkeys(("tokens", "positions", "segments"), text),
   }
-
-
-def check_window(model: EncoderConfig, data: Any) -> None:
-  """Raises ValueError unless the model has a position for every token of a text."""
-  if model.text_length < data.text_length:
-    raise ValueError(
-      "model.text_length must be at least data.text_length, got "
-      f"model.text_length={model.text_length}, data.text_length={data.text_length}."
-    )
 
 
 def check_vocabulary(model: EncoderConfig, data: Any) -> None:

@@ -48,7 +48,7 @@ class VqaEvaluation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Vqa(Task):
+class Vqa(pictured.PicturedTask):
   """Answering questions about pictures.
 
   A batch has "pixels" uint8 (B, Y, X, 3), "tokens", "positions", "segments" int32
@@ -62,19 +62,6 @@ class Vqa(Task):
   """
 
   __hash__ = Task.__hash__
-
-  def __post_init__(self):
-    pictured.check_window(self.model, self.data)
-
-  @property
-  def text_vocabulary(self) -> str:
-    """The name of the vocabulary of questions."""
-    return self.data.vocabulary
-
-  @property
-  def tokens_per_example(self) -> int:
-    """Of a picture and a question."""
-    return self.model.num_image + self.data.text_length
 
   def init(self, key: jax.Array) -> Params:
     """Freshly initialised parameters; to be called outside `jax.set_mesh`."""
