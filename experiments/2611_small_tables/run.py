@@ -6,7 +6,6 @@ a kill, and it goes on; what is finished is skipped. `report.py` draws what ther
 """
 
 import argparse
-import json
 import os
 import pathlib
 import platform
@@ -187,11 +186,7 @@ def work(
         result = train(job, make_config(job, rate, data, out), out / name)
         if result is None:
           return
-        with (
-          work_queue.claim(out / "results" / "lock", wait=True),
-          path.open("a") as file,
-        ):
-          file.write(json.dumps(result | {"commit": version}) + "\n")
+        work_queue.add_result(path, result | {"commit": version})
       break  # Look again at what is left: a search may be over.
     else:
       time.sleep(1)  # Others do the rest.
