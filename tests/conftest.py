@@ -1,6 +1,7 @@
 """A stricter world than the real one: eight devices, no silent broadcasting."""
 
 import os
+import pathlib
 import tempfile
 
 # Before jax starts. Child processes of the tests inherit all.
@@ -24,6 +25,19 @@ jax.config.update("jax_default_matmul_precision", "highest")
 @pytest.fixture(autouse=True, scope="session")
 def _eight_devices():
   assert jax.device_count() == 8, jax.devices()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs_at_once():
+  """Drops compiled programs before there are too many.
+
+  Each holds memory maps. Linux gives a process 65,530 of them, and XLA ends it where
+  there are no more.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+    jax.clear_caches()
 
 
 @pytest.fixture

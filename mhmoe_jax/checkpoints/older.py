@@ -5,7 +5,7 @@ from typing import Any
 # Keys that runs may be older than, and what such runs did: of any task, of language.
 _YOUNGER_OF_ALL = {
   "init": "",
-  "optimizer": {"layer_decay": 1.0},
+  "optimizer": {"layer_decay": 1.0, "head_rate": 1.0},
   "model": {"moe": {"round_factor": 1.25}},
 }
 _YOUNGER = {

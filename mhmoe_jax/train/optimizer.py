@@ -1,6 +1,7 @@
 """AdamW with clipping, warm-up and decay; weight decay on matrices only.
 
-In fine-tuning, lower blocks may learn more slowly than higher ones (BEiT, 2106.08254).
+In fine-tuning, lower blocks may learn more slowly than higher ones (BEiT, 2106.08254),
+and heads, which are new, faster than what was pre-trained (BEiT-3, its released code).
 """
 
 import dataclasses
@@ -28,6 +29,7 @@ class OptimizerConfig:
   eps: float
   clip_norm: float
   layer_decay: float
+  head_rate: float
 
   def __post_init__(self):
     if self.schedule not in SCHEDULES:
@@ -35,7 +37,7 @@ class OptimizerConfig:
         f"schedule must be one of {', '.join(SCHEDULES)}, "
         f"got schedule={self.schedule!r}."
       )
-    for name in ("learning_rate", "eps", "clip_norm"):
+    for name in ("learning_rate", "eps", "clip_norm", "head_rate"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {name}={getattr(self, name)}.")
     for name in ("warmup_steps", "weight_decay", "final_fraction"):
@@ -85,6 +87,10 @@ def make_optimizer(
   ]
   if config.layer_decay < 1:
     parts.append(optax.stateless(lambda updates, _: _slow(updates, config.layer_decay)))
+  if config.head_rate != 1:
+    parts.append(
+      optax.stateless(lambda updates, _: _hurry_heads(updates, config.head_rate))
+    )
   return optax.chain(*parts)
 
 
@@ -93,6 +99,19 @@ def _slow(updates: Any, decay: float) -> Any:
   return jax.tree.map(
     lambda x, above: x * np.float32(decay) ** above, updates, layers_above(updates)
   )
+
+
+def _hurry_heads(updates: Any, rate: float) -> Any:
+  """The updates of the task's heads made larger, weight decay included."""
+  heads = [name for name in updates if name.endswith("_head")]
+  if not heads:
+    raise ValueError(
+      f"head_rate must be 1 for a model without heads of its own, got head_rate={rate}."
+    )
+  hurried = {
+    name: jax.tree.map(lambda x: x * np.float32(rate), updates[name]) for name in heads
+  }
+  return {**updates, **hurried}
 
 
 def layers_above(params: Any) -> Any:

@@ -220,7 +220,7 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
   }
   # Runs of other tasks are older than some, too.
   old = {"task": "masked", "optimizer": {"b1": 0.9}}
-  expected = {"b1": 0.9, "layer_decay": 1.0}
+  expected = {"b1": 0.9, "layer_decay": 1.0, "head_rate": 1.0}
   assert read_as_config(tmp_path, old) == old | {"init": "", "optimizer": expected}
 
 
