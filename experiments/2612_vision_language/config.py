@@ -13,20 +13,32 @@
 """
 
 import pathlib
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from configs import base_finetune
 
+
+class Data(NamedTuple):
+  """What a task trains on."""
+
+  task: str
+  files: str  # names without their split, or "" for generated shapes
+  length: int  # of a text in tokens; the few longer ones are cut
+  steps: int
+  batch: int = 16
+
+
 TASKS = {
-  "easy_vqa": ("vqa", "easy_vqa"),
-  "nlvr": ("nlvr", "nlvr"),
-  "emoji": ("captioning", "emoji"),
-  "shapes_vqa": ("vqa", ""),
-  "shapes_nlvr": ("nlvr", ""),
-  "drawings": ("captioning", "openclipart tuxpaint"),
-  "shapes": ("captioning", ""),
-  "coco": ("captioning", "coco"),
+  "easy_vqa": Data("vqa", "easy_vqa", 18, 2000),
+  "nlvr": Data("nlvr", "nlvr", 34, 400, batch=8),
+  "emoji": Data("captioning", "emoji", 30, 400),
+  "shapes_vqa": Data("vqa", "", 32, 2000),
+  "shapes_nlvr": Data("nlvr", "", 48, 400, batch=8),
+  "drawings": Data("captioning", "openclipart tuxpaint", 48, 400),
+  "shapes": Data("captioning", "", 48, 400),
+  "coco": Data("captioning", "coco", 48, 100),
 }
 
 
@@ -40,7 +52,7 @@ def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
   """
   if name not in TASKS:
     raise ValueError(f"the task must be one of {', '.join(TASKS)}, got {name!r}.")
-  task, files = TASKS[name]
+  task, files, length, steps, batch = TASKS[name]
   config = base_finetune.tune(masked, task)
   pictures = config.data.pictures
   pictures.source = "npz" if files else "shapes"
@@ -51,7 +63,7 @@ def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
   # Left stays left, and what is at the edge is asked for.
   config.data.augment.flip, config.data.augment.least_area = False, 1.0
   config.data.cut_texts = True
-  config.data.text_length = {"captioning": 48, "vqa": 32, "nlvr": 48}[task]
+  config.data.text_length = length
   if task == "vqa":
     config.model.num_answers = 13 if files else 25
   if name == "nlvr":
@@ -62,19 +74,15 @@ def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
     pictures.text_key = "text" if files else "caption"
     config.objective.num_captions = 200
 
-  config.optimizer.learning_rate = 1e-3
-  config.optimizer.weight_decay = 0.05
-  config.train.batch_size = 8 if task == "nlvr" else 16
-  config.train.log_every = 50
-  config.train.eval_batches = 125  # 2,000 questions, and all of the others
-  config.train.image_every = 0
-  return config
-
-
-def set_steps(config: ConfigDict, steps: int) -> None:
-  """Trains for so many steps; validates at the end."""
   train, optimizer = config.train, config.optimizer
+  train.batch_size = batch
   train.num_steps = train.eval_every = train.checkpoint_every = steps
+  train.log_every = 50
+  train.eval_batches = 125  # 2,000 questions, and all of the others
+  train.image_every = 0
+  optimizer.learning_rate = 0.004  # as in pre-training
+  optimizer.weight_decay = 0.05
   optimizer.schedule = "cosine"
   optimizer.final_fraction = 0.0
   optimizer.warmup_steps = steps // 10
+  return config

@@ -1,9 +1,11 @@
 """Tables of what run.py has finished: report.py --results runs/vision_language/results
 
-Reads runs.jsonl in the folder, and writes tables.md there.
+Reads runs.jsonl in the folder, and references.json if it is there, and writes
+tables.md.
 """
 
 import argparse
+import json
 import math
 import pathlib
 import statistics
@@ -32,8 +34,14 @@ def interval(values: list[float]) -> str:
   return f"{mean:+.3f} ± {half:.3f}"
 
 
-def table(name: str, results: list[dict]) -> list[str]:
-  """Markdown lines of a task: every model and start, and differences from X-MoE."""
+def table(name: str, results: list[dict], blind: float | None) -> list[str]:
+  """Markdown lines of a task: every model and start, and differences from X-MoE.
+
+  Args:
+    name: of the task.
+    results: of all tasks.
+    blind: the first measure of the best that references.py has without pictures.
+  """
   kind = tasks.TASKS[name][0]
   found = {}
   for r in results:
@@ -60,6 +68,8 @@ def table(name: str, results: list[dict]) -> list[str]:
     less = interval(pairs) if pairs and model != REFERENCE else ""
     cells = " | ".join(f"{x:.3f}" for x in means)
     lines.append(f"| {model} | {start} | {len(seeds)} | {cells} | {less} |")
+  if blind is not None:
+    lines.append(f"| without pictures | | | {blind:.3f} |" + " |" * len(shown))
   return [*lines, ""]
 
 
@@ -73,7 +83,10 @@ def main():
   parser.add_argument("--results", type=pathlib.Path, required=True)
   args = parser.parse_args()
   results = work_queue.read_results(args.results / "runs.jsonl")
-  lines = [line for name in tasks.TASKS for line in table(name, results)]
+  path, blind = args.results / "references.json", {}
+  for name, found in (json.loads(path.read_text()) if path.exists() else {}).items():
+    blind[name] = found["cider_d"] if isinstance(found, dict) else found
+  lines = [ln for name in tasks.TASKS for ln in table(name, results, blind.get(name))]
   text = "\n".join(lines)
   (args.results / "tables.md").write_text(text)
   print(text)

@@ -31,19 +31,20 @@ class Job(NamedTuple):
   steps: int
 
 
-def make_jobs(steps: int) -> list[Job]:
+def make_jobs() -> list[Job]:
   """All runs, the most wanted first."""
   others = [task for task in tasks.TASKS if task not in (*MAIN, "coco")]
+  best, last = MODELS[:-1], MODELS[-1]
   wanted = [
-    *((task, model, "pretrained", 0) for task in MAIN for model in MODELS),
-    *((task, model, "scratch", 0) for task in MAIN for model in MODELS),
-    *((t, m, "pretrained", s) for s in SEEDS[1:] for t in MAIN for m in MODELS),
+    *((task, model, "pretrained", s) for s in SEEDS for task in MAIN for model in best),
     ("coco", "mhmoe_8", "pretrained", 0),
-    *((task, model, "pretrained", 0) for task in others for model in MODELS),
-    *((task, model, "scratch", 0) for task in others for model in MODELS),
-    *((t, m, "pretrained", s) for s in SEEDS[1:] for t in others for m in MODELS),
+    *((task, model, "scratch", 0) for task in MAIN for model in best),
+    *((task, model, "pretrained", 0) for task in others for model in best),
+    *((task, last, "pretrained", s) for s in SEEDS for task in MAIN),
+    *((task, model, "scratch", 0) for task in others for model in best),
+    *((t, m, "pretrained", s) for s in SEEDS[1:] for t in others for m in best),
   ]
-  return [Job(*job, steps) for job in wanted]
+  return [Job(*job, tasks.TASKS[job[0]].steps) for job in wanted]
 
 
 def job_of(result: dict) -> Job:
@@ -90,7 +91,6 @@ def main():
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--pretrained", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
-  parser.add_argument("--steps", type=int, default=400)
   parser.add_argument(
     "--run", default="300-0.004", help="of 2612_multimodal: its steps and rate"
   )
@@ -103,12 +103,11 @@ def main():
     folder = args.pretrained / f"{job.model}-{args.run}-{job.seed}"
     masked = ConfigDict(load_config(folder))
     config = tasks.get_config(job.task, masked, args.data)
-    tasks.set_steps(config, job.steps)
     config.init = str(folder) if job.start == "pretrained" else ""
     config.train.seed = config.data.seed = job.seed
     return train(job, config, workdir)
 
-  work_queue.work(make_jobs(args.steps), args.out, name_of, job_of, run)
+  work_queue.work(make_jobs(), args.out, name_of, job_of, run)
 
 
 if __name__ == "__main__":

@@ -28,33 +28,32 @@ def load(folder, *names):
 
 @pytest.fixture(scope="module")
 def study():
-  return load("2612_vision_language", "config", "run", "report")
+  return load("2612_vision_language", "config", "run", "report", "references")
 
 
 def test_every_task_fits_every_model(study):
   (rows,) = load("2612_multimodal", "config")
-  tasks, run, _ = study
+  tasks, run, *_ = study
   for model in run.MODELS:
     masked = rows.get_config(model)
     masked.data.text.vocabulary = "bytes"
-    for name, (task, files) in tasks.TASKS.items():
+    for name, data in tasks.TASKS.items():
       config = tasks.get_config(name, masked, pathlib.Path("data"))
-      tasks.set_steps(config, 40)
       cfg = resolve(config)
-      assert cfg.task_name == task
-      assert cfg.optimizer.warmup_steps == 4
+      assert cfg.task_name == data.task
+      assert cfg.optimizer.warmup_steps == data.steps // 10
       for key in ("ffn", "embed_dim", "num_layers", "patch_size", "moe"):
         assert getattr(cfg.model, key) == getattr(resolve(masked).model, key)
-      paths = cfg.data.pictures.train.split(",") if files else []
-      assert paths == [f"data/{file}_train.npz" for file in files.split()]
+      paths = cfg.data.pictures.train.split(",") if data.files else []
+      assert paths == [f"data/{file}_train.npz" for file in data.files.split()]
   with pytest.raises(ValueError, match=r"one of easy_vqa, nlvr.*got 'vqa'"):
     tasks.get_config("vqa", masked, pathlib.Path("data"))
 
 
 def test_jobs(study):
-  tasks, run, _ = study
-  jobs = run.make_jobs(10)
-  assert len(jobs) == len(set(jobs)) == 7 * 4 * (3 + 1) + 1
+  tasks, run, *_ = study
+  jobs = run.make_jobs()
+  assert len(jobs) == len(set(jobs)) == 7 * 3 * (3 + 1) + 3 * 3 + 1
   assert len(set(map(run.name_of, jobs))) == len(jobs)
   assert {job.task for job in jobs} == set(tasks.TASKS)
   assert all(run.job_of({**job._asdict(), "valid": {}}) == job for job in jobs)
@@ -63,7 +62,7 @@ def test_jobs(study):
 
 
 def test_tables(study, tmp_path, monkeypatch, capsys):
-  _, run, report = study
+  _, run, report, _ = study
   accuracies = {"xmoe_8": (0.5, 0.6), "mhmoe_8": (0.6, 0.72), "dense": (0.4,)}
   with (tmp_path / "runs.jsonl").open("w") as file:
     for model, values in accuracies.items():
@@ -71,6 +70,7 @@ def test_tables(study, tmp_path, monkeypatch, capsys):
         valid = {"accuracy": accuracy, "consistency": 0.25, "loss": 0.7}
         job = run.Job("nlvr", model, "pretrained", seed, 10)
         file.write(json.dumps(job._asdict() | {"valid": valid}) + "\n")
+  (tmp_path / "references.json").write_text('{"nlvr": 0.55}')
   monkeypatch.setattr(sys, "argv", ["report.py", f"--results={tmp_path}"])
   report.main()
   text = (tmp_path / "tables.md").read_text()
@@ -80,8 +80,46 @@ def test_tables(study, tmp_path, monkeypatch, capsys):
   assert "| xmoe_8 | pretrained | 2 | 0.550 | 0.250 | 0.700 |  |" in text
   assert "| dense | pretrained | 1 | 0.400 | 0.250 | 0.700 | -0.100 |" in text
   assert text.count("###") == 1
+  assert "| without pictures | | | 0.550 | | | |\n" in text
   # What is shown are scalars that evaluations have.
   scores = captions.score(["a dog"], [["a dog"]])
   told = CaptioningEvaluation(Part(1.0, 0.5, 1), ["a dog"], [["a dog"]], scores, {})
   assert told.scalars().keys() >= set(report.MEASURES["captioning"])
   assert text in capsys.readouterr().out
+
+
+def test_what_can_be_had_without_pictures(study, tmp_path, monkeypatch):
+  """Answers by a question's words, the more frequent label, one caption for all."""
+  references = study[-1]
+  rows = {
+    "easy_vqa_train": [
+      ("a?", "yes"),
+      ("a?", "yes"),
+      ("a?", "no"),
+      ("b?", "no"),
+      ("b?", "no"),
+    ],
+    "easy_vqa_valid": [("a?", "yes"), ("a?", "no"), ("b?", "no"), ("new?", "yes")],
+  }
+  found = {
+    name: [{"question": q, "answer": a} for q, a in pairs]
+    for name, pairs in rows.items()
+  }
+  found["nlvr_train"] = [{"label": x} for x in ("true", "false", "true")]
+  found["nlvr_valid"] = [{"label": x} for x in ("true", "false", "false")]
+  found["emoji_train"] = [{"text": x} for x in ("red dog", "blue cat sits", "a")]
+  found["emoji_valid"] = [{"text": x} for x in ("blue cat sits", "green")]
+  for name in ("openclipart", "tuxpaint"):
+    found[f"{name}_train"] = found["emoji_train"]
+    found[f"{name}_valid"] = found["emoji_valid"]
+  for name, lines in found.items():
+    text = "\n".join(map(json.dumps, lines)) + "\n"
+    (tmp_path / f"{name}.jsonl").write_text(text)
+  argv = ["references.py", f"--data={tmp_path}", f"--out={tmp_path}"]
+  monkeypatch.setattr(sys, "argv", argv)
+  references.main()
+  result = json.loads((tmp_path / "results" / "references.json").read_text())
+  assert result["easy_vqa"] == 0.5  # "b?", and one of "a?"; the unseen one is "no"
+  assert result["nlvr"] == pytest.approx(1 / 3)
+  assert result["emoji"]["caption"] == "blue cat sits"
+  assert result["emoji"]["cider_d"] > 0
