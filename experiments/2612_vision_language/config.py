@@ -31,10 +31,10 @@ class Data(NamedTuple):
 
 
 TASKS = {
-  "easy_vqa": Data("vqa", "easy_vqa", 18, 2000),
+  "easy_vqa": Data("vqa", "easy_vqa", 18, 2000, batch=32),
   "nlvr": Data("nlvr", "nlvr", 34, 400, batch=8),
   "emoji": Data("captioning", "emoji", 30, 400),
-  "shapes_vqa": Data("vqa", "", 32, 2000),
+  "shapes_vqa": Data("vqa", "", 32, 2000, batch=32),
   "shapes_nlvr": Data("nlvr", "", 48, 400, batch=8),
   "drawings": Data("captioning", "openclipart tuxpaint", 48, 400),
   "shapes": Data("captioning", "", 48, 400),
@@ -78,9 +78,9 @@ def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
   train.batch_size = batch
   train.num_steps = train.eval_every = train.checkpoint_every = steps
   train.log_every = 50
-  train.eval_batches = 125  # 2,000 questions, and all of the others
+  train.eval_batches = 2000 // batch  # 2,000 questions, and all of the others
   train.image_every = 0
-  optimizer.learning_rate = 0.004  # as in pre-training
+  optimizer.learning_rate = 0.003
   optimizer.weight_decay = 0.05
   optimizer.schedule = "cosine"
   optimizer.final_fraction = 0.0

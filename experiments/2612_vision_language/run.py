@@ -18,7 +18,7 @@ from experiments import work_queue
 
 MODELS = ("dense", "xmoe_8", "mhmoe_8", "mhmoe_flops_8")  # of 2612_multimodal
 SEEDS = (0, 1, 2)
-MAIN = ("easy_vqa", "nlvr", "emoji")
+MAIN = ("nlvr", "emoji", "easy_vqa")
 
 
 class Job(NamedTuple):
@@ -36,7 +36,7 @@ def make_jobs() -> list[Job]:
   others = [task for task in tasks.TASKS if task not in (*MAIN, "coco")]
   best, last = MODELS[:-1], MODELS[-1]
   wanted = [
-    *((task, model, "pretrained", s) for s in SEEDS for task in MAIN for model in best),
+    *((task, model, "pretrained", s) for task in MAIN for s in SEEDS for model in best),
     ("coco", "mhmoe_8", "pretrained", 0),
     *((task, model, "scratch", 0) for task in MAIN for model in best),
     *((task, model, "pretrained", 0) for task in others for model in best),
