@@ -18,7 +18,7 @@ from experiments import work_queue
 
 MODELS = ("dense", "xmoe_8", "mhmoe_8", "mhmoe_flops_8")  # of 2612_multimodal
 SEEDS = (0, 1, 2)
-MAIN = ("nlvr", "emoji", "easy_vqa")
+MAIN = ("emoji", "easy_vqa", "nlvr")
 
 
 class Job(NamedTuple):
