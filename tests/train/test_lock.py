@@ -23,7 +23,9 @@ lock.BEAT, lock.EXPIRY = 0.1, 5.0
 where = sys.argv[1]
 with lock._leased(where) if "://" in where else lock.hold(where):
   print("held", flush=True)
-  time.sleep(60)
+  # Many naps: the one that a signal meets may be another thread's.
+  for _ in range(600):
+    time.sleep(0.1)
 """
 
 
