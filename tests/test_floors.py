@@ -31,6 +31,7 @@ FLOORS = (
   ("moe.layer", 2),
   ("moe", 1),
   ("sharding", 0),
+  ("allocator", 0),
 )
 # Library: who may import it.
 ONLY = {

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from mhmoe_jax import sharding
+from mhmoe_jax import allocator, sharding
 from mhmoe_jax.checkpoints.saved import load_config, restore_params, with_own_answers
 from mhmoe_jax.tasks.task import Params
 from mhmoe_jax.train.config import RunConfig, resolve
@@ -37,6 +37,7 @@ def load_model(
   Raises:
     ValueError: there is no such checkpoint, or it is of another model.
   """
+  allocator.keep_freed_memory()
   saved_config = load_config(workdir, step)
   own = ConfigDict(with_own_answers(saved_config, workdir))
   cfg = resolve(own if config is None else config)

@@ -8,7 +8,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from mhmoe_jax import sharding
+from mhmoe_jax import allocator, sharding
 from mhmoe_jax.checkpoints.checkpoint import Checkpoints
 from mhmoe_jax.evals.judge import make_judge
 from mhmoe_jax.tasks.task import Evaluation
@@ -48,6 +48,7 @@ def train(
     FloatingPointError: naming the step, when the loss or a gradient is not finite.
   """
   cfg = resolve(config)
+  allocator.keep_freed_memory()
   mesh = sharding.make_mesh(
     cfg.mesh.replica, cfg.mesh.data, cfg.mesh.expert, cfg.mesh.model
   )
