@@ -1,0 +1,167 @@
+"""Language models of equal work that differ in one factor: config.py:ROW.
+
+`run.py` beside this file trains them. D is the width of a token, H the number of its
+sub-tokens; without a D it is 192, without an H 2.
+
+  dense_D             no experts
+  smoe_D              8 experts as wide as the dense FFN, 2 D, top-2, a linear router
+  fine_D              16 experts of half the width, top-4
+  mhmoe_D_H           H heads, head and merge layer, smoe_D's work; as many experts as
+                      smoe_D's parameters allow
+  split               mhmoe without its head and merge layer, experts wider for it
+  linear              smoe with a head and a merge layer, experts narrower for it
+  head, merge         mhmoe with one of the two alone
+  FACTOR=VALUE        mhmoe with another router, residual, sub_ln, init ...
+  smoe,FACTOR=VALUE   and smoe
+
+Work and parameters are matched in the MoE layer without its router, as the papers do
+it; `tests/experiments/test_when_it_pays.py` asserts how near whole models come.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import base
+from mhmoe_jax.moe.config import MoeConfig
+from mhmoe_jax.plan import matching
+
+WIDTHS = {96: (2, 4), 192: (2, 3, 4, 8), 256: (2, 4)}
+WIDTH, HEADS = 192, 2  # where the factors are changed one at a time
+# What is changed, of the MoE layer or, with a point, of anything else.
+FACTORS = (
+  {"router": "projected"},
+  {"router": "cosine"},
+  {"renormalize": False},
+  {"residual": True},
+  {"sub_ln": True},
+  {"init": "torch"},
+  {"num_linear": 2},
+  {"objective.balance_weight": 0.0},
+  {"objective.balance_weight": 0.1},
+  {"optimizer.weight_decay": 0.0},
+)
+
+
+def name_of(factor: dict) -> str:
+  """A factor as part of a row's name: "router=cosine"."""
+  ((key, value),) = factor.items()
+  return f"{key.rpartition('.')[-1]}={value}"
+
+
+def _layer(width: int, **changes) -> MoeConfig:
+  smoe = MoeConfig(
+    num_heads=1,
+    num_linear=0,
+    num_experts=8,
+    expert_dim=2 * width,
+    top_k=2,
+    use_bias=False,
+    renormalize=True,
+  )
+  return dataclasses.replace(smoe, **changes)
+
+
+def _same_work(width: int, **changes) -> MoeConfig:
+  """A layer of the SMoE's work and, by the number of its experts, its size."""
+  like, layer = _layer(width), _layer(width, **changes)
+  dim = matching.match_expert_dim(layer, like, width, matching.macs)
+  layer = dataclasses.replace(layer, expert_dim=dim)
+  number = matching.match_num_experts(layer, like, width)
+  return dataclasses.replace(layer, num_experts=number)
+
+
+def _mhmoe(width: int = WIDTH, heads: int = HEADS, **changes) -> MoeConfig:
+  return _same_work(width, **{"num_heads": heads, "num_linear": 1} | changes)
+
+
+class Row(NamedTuple):
+  """What makes a row."""
+
+  width: int  # D
+  layer: MoeConfig | None
+  others: Mapping[str, object] = MappingProxyType(
+    {}
+  )  # changes to the config, "table.key" to value
+
+
+def _rows() -> dict[str, Row]:
+  rows = {}
+  for width, numbers in WIDTHS.items():
+    rows[f"dense_{width}"] = Row(width, None)
+    rows[f"smoe_{width}"] = Row(width, _layer(width))
+    fine = {"num_experts": 16, "expert_dim": width, "top_k": 4}
+    rows[f"fine_{width}"] = Row(width, _layer(width, **fine))
+    for heads in numbers:
+      rows[f"mhmoe_{width}_{heads}"] = Row(width, _mhmoe(width, heads))
+  rows["split"] = Row(WIDTH, _mhmoe(num_linear=0))
+  rows["linear"] = Row(WIDTH, _mhmoe(heads=1))
+  rows["head"] = Row(WIDTH, _mhmoe(use_merge_layer=False))
+  rows["merge"] = Row(WIDTH, _mhmoe(use_head_layer=False))
+  for factor in FACTORS:
+    ((key, value),) = factor.items()
+    table, _, key = key.rpartition(".")
+    for prefix in ("", "smoe,"):
+      if prefix and key in ("residual", "num_linear"):
+        continue  # of heads, and of layers that an SMoE does not have
+      make = _mhmoe if not prefix else lambda **changes: _layer(WIDTH, **changes)
+      others = {} if not table else {f"{table}.{key}": value}
+      layer = make() if table else make(**{key: value})
+      rows[prefix + name_of(factor)] = Row(WIDTH, layer, others)
+  return rows
+
+
+ROWS = _rows()
+
+
+def get_config(name: str = f"mhmoe_{WIDTH}_{HEADS}") -> ConfigDict:
+  """The config of a row."""
+  if name not in ROWS:
+    raise ValueError(f"the row must be one of {', '.join(ROWS)}, got {name!r}.")
+  row = ROWS[name]
+  config = base.get_config()
+  model = config.model
+  model.vocab_size = 2048
+  model.num_layers = 4
+  model.embed_dim = row.width
+  model.num_attention_heads = max(2, row.width // 64)
+  model.ffn_dim = 2 * row.width
+  model.moe_every = 2
+  model.use_bias = False
+  model.scan_unroll = 2
+  model.ffn = "dense"
+  if row.layer is not None:
+    is_smoe = row.layer.num_heads == 1 and row.layer.num_linear == 0
+    model.ffn = "smoe" if is_smoe else "mhmoe"
+    layer = dataclasses.asdict(row.layer)
+    model.moe.update({key: layer[key] for key in model.moe if key in layer})
+    # Biases and the norm inside follow the model's.
+    model.use_bias, model.sub_ln = row.layer.use_bias, row.layer.sub_ln
+    model.init = row.layer.init
+  for key, value in row.others.items():
+    table, field = key.split(".")
+    config[table][field] = value
+
+  config.data.source = "text"
+  config.data.train, config.data.valid = "data/train.txt", "data/valid.txt"
+  config.data.vocabulary = "runs/tokens.model"
+  config.data.sequence_length = 128
+  config.data.shuffle_buffer = 2_000
+  config.optimizer.schedule = "linear"
+  config.optimizer.final_fraction = 0.0
+  config.train.batch_size = 8  # 1,024 tokens
+  config.train.eval_batches = 80
+  config.train.log_every = 20
+  config.train.keep_last = 1
+  return config
+
+
+def set_steps(config: ConfigDict, steps: int) -> None:
+  """Trains for so many steps, a tenth of them warm-up, with five evaluations."""
+  config.train.num_steps = steps
+  config.optimizer.warmup_steps = max(1, steps // 10)
+  config.train.eval_every = max(1, steps // 5)
+  config.train.checkpoint_every = max(1, steps // 2)

@@ -1,0 +1,68 @@
+"""When multi-head routing pays: rows of equal work and size, jobs all different."""
+
+import importlib
+import pathlib
+import sys
+
+import pytest
+
+from mhmoe_jax.plan import matching
+from mhmoe_jax.plan.accounting import count_flops, count_parameters
+from mhmoe_jax.train.config import resolve
+
+STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
+
+
+@pytest.fixture(scope="module")
+def study():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(STUDY)
+    for name in ("config", "run"):
+      patch.delitem(sys.modules, name, raising=False)
+    found = [importlib.import_module(name) for name in ("config", "run")]
+    for name in ("config", "run"):
+      del sys.modules[name]
+    return found
+
+
+def test_rows_have_the_work_and_size_of_their_smoe(study):
+  """Of layers without routers; and of two whole models with them."""
+  rows, _ = study
+  for name, row in rows.ROWS.items():
+    if row.layer is not None:
+      for count, room in ((matching.parameters, 0.05), (matching.macs, 0.015)):
+        wanted = count(rows.ROWS[f"smoe_{row.width}"].layer, row.width)
+        assert wanted * (1 - room) < count(row.layer, row.width) <= 1.006 * wanted, name
+  models = [rows.get_config(name) for name in ("smoe_192", "mhmoe_192_8")]
+  for config in models:
+    config.data.vocabulary = "bytes"  # of the same number of rows
+  smoe, mhmoe = map(resolve, models)
+  size = [count_parameters(cfg.task).total for cfg in (smoe, mhmoe)]
+  work = [count_flops(cfg, training=False).forward for cfg in (smoe, mhmoe)]
+  assert abs(size[1] / size[0] - 1) < 0.01
+  assert abs(work[1] / work[0] - 1) < 0.02
+
+
+def test_a_factor_changes_the_config_by_itself(study):
+  rows, _ = study
+  for prefix, base in (("", rows.get_config()), ("smoe,", rows.get_config("smoe_192"))):
+    changed = rows.get_config(f"{prefix}balance_weight=0.1")
+    assert changed.objective.balance_weight == 0.1
+    changed.objective.balance_weight = base.objective.balance_weight
+    assert changed.to_dict() == base.to_dict()
+    changed = rows.get_config(f"{prefix}router=cosine")
+    assert changed.model.moe.router == "cosine"
+    changed.model.moe.router = base.model.moe.router
+    assert changed.to_dict() == base.to_dict()
+  with pytest.raises(ValueError, match=r"one of dense_96, .*got 'mhmoe'"):
+    rows.get_config("mhmoe")
+
+
+def test_jobs(study):
+  rows, run = study
+  jobs = run.make_jobs("all")
+  assert len(jobs) == len(set(jobs)) == len(set(map(run.name_of, jobs)))
+  assert {job.row for job in jobs} == set(rows.ROWS)
+  assert all(run.job_of({**job._asdict(), "valid_loss": 1.0}) == job for job in jobs)
+  with pytest.raises(ValueError, match="table must be all, width"):
+    run.make_jobs("1")
