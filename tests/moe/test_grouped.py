@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhmoe_jax.moe import fused
+from mhmoe_jax.moe import fused, vmem
 from mhmoe_jax.moe.ffn import ExpertWeights, Formula, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.plan.compile import devices_of
@@ -110,7 +110,7 @@ def test_the_formula_travels_with_the_weights(key, backend):
 @pytest.mark.parametrize(("gated", "bias", "norm"), KINDS)
 def test_fused_visits_every_tile_of_an_expert(key, monkeypatch, gated, bias, norm):
   """Experts that start and end inside tiles, span several, or have none."""
-  monkeypatch.setattr(fused, "_TILES", (256,))
+  monkeypatch.setattr(vmem, "_TILES", (256,))
   sizes = (250, 0, 530, 3, 100)
   check(key, "fused", make_weights(key, gated, bias, norm), sizes, 1000)
 
@@ -118,9 +118,9 @@ def test_fused_visits_every_tile_of_an_expert(key, monkeypatch, gated, bias, nor
 @pytest.mark.parametrize(("gated", "bias"), [(True, False), (False, True)])
 def test_fused_in_chunks_of_the_hidden_width(key, monkeypatch, gated, bias):
   weights = make_weights(key, gated, bias, norm=False, hidden=256)
-  monkeypatch.setattr(fused, "_TILES", (256,))
-  monkeypatch.setattr(fused, "vmem_bytes", lambda: 4_000_000)
-  assert fused._cut(weights, jnp.float32).chunks == 2
+  monkeypatch.setattr(vmem, "_TILES", (256,))
+  monkeypatch.setattr(vmem, "vmem_bytes", lambda: 4_000_000)
+  assert vmem.cut_expert(weights, jnp.float32, backward=True).chunks == 2
   check(key, "fused", weights, (100, 0, 200, 0, 0), 300)
 
 
