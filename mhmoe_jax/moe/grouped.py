@@ -15,6 +15,7 @@ import contextlib
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
 
@@ -56,6 +57,8 @@ def grouped_ffn(
 def _forward(weights, x_TM, scale_T, sizes_E, *how):
   inputs = weights, x_TM, scale_T, sizes_E
   y_TM, saved = once(functools.partial(_choose, 0, how))(*inputs)
+  # For policies of `jax.checkpoint`: who keeps it need not run the experts again.
+  saved = jax.tree.map(lambda a: checkpoint_name(a, "experts"), saved)
   return y_TM, (*inputs, saved)
 
 
