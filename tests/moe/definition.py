@@ -3,6 +3,7 @@
 import functools
 
 import jax
+from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import numpy as np
 
@@ -81,3 +82,12 @@ def check(key, backend, weights, sizes, num_rows):
 
 KINDS = [(False, True, False), (True, False, False), (False, True, True)]
 KINDS += [(True, True, True)]
+
+
+def equations(jaxpr, name):
+  """Of a primitive, wherever they are in a program."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == name:
+      yield equation
+    for inner in jaxprs_in_params(equation.params):
+      yield from equations(inner, name)

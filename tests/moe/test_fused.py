@@ -1,7 +1,6 @@
 """The kernel, interpreted, against the definition; and what TPU compilers say."""
 
 import jax
-from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from tests.moe.definition import (
   M,
   T,
   check,
+  equations,
   make_rows,
   make_weights,
   value_and_gradients,
@@ -23,14 +23,6 @@ from tests.moe.definition import (
 
 LAYER_NORM = (False, True, True)
 LOAD, ROWS, HIDDEN = (250, 0, 530, 3, 100), 1000, 300
-
-
-def equations(jaxpr, name):
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == name:
-      yield equation
-    for inner in jaxprs_in_params(equation.params):
-      yield from equations(inner, name)
 
 
 def test_the_compiler_is_told_how_many_rows_are_expected():

@@ -17,6 +17,7 @@ from tests.moe.definition import (
   T,
   all_on_all,
   check,
+  equations,
   make_weights,
 )
 
@@ -91,6 +92,23 @@ def test_gradients_of_bfloat16_are_added_up_in_float32(backend):
   hidden = float(jax.nn.gelu(1.0, approximate=False))
   np.testing.assert_allclose(found.b_out_EM[0], 263.5, rtol=2**-8)
   np.testing.assert_allclose(found.w_out_EFM[0], 263.5 * hidden, rtol=2**-7)
+
+
+def test_who_keeps_what_experts_return_does_not_run_them_again():
+  """The kernel's backward pass under a norm wants it; those of others recompute it."""
+  weights = make_weights(jax.random.key(0), gated=False, bias=True, norm=True)
+  rows = jnp.ones((T, M)), jnp.ones(T), jnp.array(SIZES["uneven"])
+
+  def kernels(policy):
+    run = functools.partial(grouped_ffn, backend="fused")
+    run = jax.checkpoint(run, policy=policy)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda w: run(w, *rows).sum()))(weights).jaxpr
+    # Each is there for a TPU, and interpreted.
+    return len(list(equations(jaxpr, "pallas_call"))) // 2
+
+  policies = jax.checkpoint_policies
+  assert kernels(policies.nothing_saveable) == 3
+  assert kernels(policies.save_only_these_names("experts")) == 2
 
 
 def test_who_computes_is_the_kernel_or_ragged_dot_on_a_tpu():
