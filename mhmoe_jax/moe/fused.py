@@ -19,10 +19,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-from mhmoe_jax.moe import kernels, sub_ln
+from mhmoe_jax.moe import kernels, layout, sub_ln
 from mhmoe_jax.moe.ffn import ExpertWeights
 from mhmoe_jax.moe.kernels import Rows
-from mhmoe_jax.moe.tiles import ALIGNMENT, LANES, SMALL, Visits, plan_visits
+from mhmoe_jax.moe.tiles import ALIGNMENT, LANES, SMALL, plan_visits
 from mhmoe_jax.moe.vmem import Cut, cut_expert, vmem_bytes
 
 
@@ -106,45 +106,39 @@ def _call(
     The results per row, and the gradients of the backward pass.
   """
   (T, M), dtype = rows.wide[0].shape, rows.wide[0].dtype
-  F = weights.w_in_EMF.shape[2]
-  gradients = kernel is kernels.backward
-  cut = cut_expert(weights, dtype, gradients)
+  backward = kernel is kernels.backward
+  cut = cut_expert(weights, dtype, backward)
   if cut is None:
     raise ValueError(
       f"an expert must fit into {vmem_bytes()} bytes of VMEM, "
-      f"got M={M}, F={F}, {dtype}."
+      f"got M={M}, F={weights.w_in_EMF.shape[2]}, {dtype}."
     )
   visits = plan_visits(sizes_E, T, cut.tile)
-  parts, folded = _lay_out(weights, cut), sub_ln.fold(weights)
-  weight_specs = _weight_specs(parts, cut)
-  folded_specs = jax.tree.map(
-    lambda _: pl.BlockSpec((None, 1, M), lambda i, c, v: (v.expert_V[i], 0, 0)), folded
-  )
-  wide_spec = pl.BlockSpec((cut.tile, M), lambda i, c, v: (v.tile_V[i], 0))
-  narrow_spec = pl.BlockSpec((1, cut.tile), lambda i, c, v: (0, v.tile_V[i]))
+  parts, folded = layout.lay_out(weights, cut), sub_ln.fold(weights)
 
-  out_shape = [
-    Rows(
-      [jax.ShapeDtypeStruct((T, M), dtype)],
-      [jax.ShapeDtypeStruct((1, T), jnp.float32)] * narrow,
-    )
-  ]
-  out_specs = [Rows([wide_spec], [narrow_spec] * narrow)]
-  total = pltpu.VMEM((cut.tile, M), jnp.float32) if cut.chunks > 1 else None
-  sums = None
-  if gradients:
-    out_shape.append(
-      jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), parts)
-    )
-    out_specs.append(weight_specs)
-    sums = jax.tree.map(
+  shape = jax.ShapeDtypeStruct
+  wide = pl.BlockSpec((cut.tile, M), lambda i, c, v: (v.tile_V[i], 0))
+  thin = pl.BlockSpec((1, cut.tile), lambda i, c, v: (0, v.tile_V[i]))
+  part = layout.weight_specs(parts, cut)
+  row = pl.BlockSpec((None, 1, M), lambda i, c, v: (v.expert_V[i], 0, 0))
+  out_shape = [Rows([shape((T, M), dtype)], [shape((1, T), jnp.float32)] * narrow)]
+  out_specs = [Rows([wide], [thin] * narrow)]
+  # Sums over the chunks of a visit, results and moments; and over the visits of an
+  # expert, gradients.
+  scratch = [None, None]
+  if cut.chunks > 1:
+    scratch[0] = pltpu.VMEM((cut.tile, M), jnp.float32)
+  if backward:
+    out_shape.append(jax.tree.map(lambda w: shape(w.shape, w.dtype), parts))
+    out_specs.append(part)
+    scratch[1] = jax.tree.map(
       lambda spec: pltpu.VMEM(
         (cut.chunks, *(n for n in spec.block_shape if n)), jnp.float32
       ),
-      weight_specs,
+      part,
     )
   elif folded and cut.chunks > 1:
-    sums = pltpu.VMEM((cut.tile, LANES), jnp.float32)
+    scratch[1] = pltpu.VMEM((cut.tile, LANES), jnp.float32)
 
   call = functools.partial(
     pl.pallas_call,
@@ -154,12 +148,12 @@ def _call(
       num_scalar_prefetch=1,
       grid=(visits.tile_V.size, cut.chunks),
       in_specs=[
-        Rows([wide_spec] * len(rows.wide), [narrow_spec] * len(rows.narrow)),
-        weight_specs,
-        folded_specs,
+        Rows([wide] * len(rows.wide), [thin] * len(rows.narrow)),
+        part,
+        jax.tree.map(lambda _: row, folded),
       ],
       out_specs=out_specs,
-      scratch_shapes=[total, sums],
+      scratch_shapes=scratch,
     ),
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("arbitrary", "arbitrary"),
@@ -171,58 +165,7 @@ def _call(
   out, *dparts = jax.lax.platform_dependent(
     *args, tpu=call(), default=call(interpret=True)
   )
-  return out, _take_back(dparts[0], weights) if gradients else None
-
-
-def _letters(path) -> str:
-  return path[0].name.rsplit("_", 1)[1]
-
-
-def _lay_out(weights: ExpertWeights, cut: Cut) -> ExpertWeights:
-  """Padded to whole chunks with zeros, which add nothing; a vector is one row."""
-  more = cut.chunks * cut.width - cut.hidden
-
-  def lay_out(path, w):
-    letters = _letters(path)
-    if letters == "EM":  # Results of chunks are added up; the first has the bias.
-      return jnp.pad(w[:, None, None], ((0, 0), (0, cut.chunks - 1), (0, 0), (0, 0)))
-    w = jnp.pad(w, [(0, more if letter == "F" else 0) for letter in letters])
-    return w[:, None] if letters == "EF" else w
-
-  return jax.tree_util.tree_map_with_path(lay_out, weights)
-
-
-def _take_back(parts: ExpertWeights, weights: ExpertWeights) -> ExpertWeights:
-  """The inverse, of gradients."""
-
-  def take_back(path, w, part):
-    part = part[:, 0] if _letters(path) == "EM" else part
-    part = part[:, 0] if w.ndim == 2 else part
-    return part[tuple(slice(n) for n in w.shape)]
-
-  return jax.tree_util.tree_map_with_path(take_back, weights, parts)
-
-
-def _weight_specs(parts: ExpertWeights, cut: Cut) -> ExpertWeights:
-  M = parts.w_in_EMF.shape[1]
-  blocks = {
-    "EMF": ((None, M, cut.width), lambda e, c: (e, 0, c)),
-    "EFM": ((None, cut.width, M), lambda e, c: (e, c, 0)),
-    "EF": ((None, 1, cut.width), lambda e, c: (e, 0, c)),
-    "EM": ((None, None, 1, M), lambda e, c: (e, c, 0, 0)),
-  }
-
-  def spec(path, _):
-    block, place = blocks[_letters(path)]
-
-    def index(i, c, visits: Visits):
-      # A visit without work stays where the last one ended, and fetches nothing.
-      chunk = jnp.where(visits.walks_V[i] == 1, c, cut.chunks - 1)
-      return place(visits.expert_V[i], chunk)
-
-    return pl.BlockSpec(block, index)
-
-  return jax.tree_util.tree_map_with_path(spec, parts)
+  return out, layout.take_back(dparts[0], weights) if backward else None
 
 
 def _cost(
