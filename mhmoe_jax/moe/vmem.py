@@ -14,8 +14,9 @@ from mhmoe_jax.moe.ffn import ExpertWeights
 from mhmoe_jax.moe.tiles import LANES, LARGE
 
 _TILES = (4096, 2048, 1024, 512, 256)
-# With less, adding up the chunks' results costs more than the tile's width saves.
-_LEAST_WIDTH = 512
+# Of a chunk. With less than the first, adding up the chunks' results costs more than a
+# larger tile saves: only for experts that do not fit otherwise.
+_LEAST_WIDTHS = (512, LANES)
 
 
 class Cut(NamedTuple):
@@ -39,10 +40,11 @@ def vmem_bytes() -> int:
 def cut_expert(weights: ExpertWeights, dtype, backward: bool) -> Cut | None:
   """An expert in one chunk if it fits, else the largest tile, in the fewest chunks."""
   F = weights.w_in_EMF.shape[2]
-  whole = [Cut(tile, 1, F, F) for tile in _TILES]
-  widths = [to_lanes(-(-F // n)) for n in range(2, F // _LEAST_WIDTH + 1)]
-  parts = [Cut(tile, -(-F // w), w, F) for tile in _TILES for w in widths]
-  for cut in whole + parts:
+  cuts = [Cut(tile, 1, F, F) for tile in _TILES]
+  for least in _LEAST_WIDTHS:
+    widths = [to_lanes(-(-F // n)) for n in range(2, F // least + 1)]
+    cuts += [Cut(tile, -(-F // w), w, F) for tile in _TILES for w in widths]
+  for cut in cuts:
     if _needed(weights, dtype, backward, cut) <= vmem_bytes():
       return cut
   return None

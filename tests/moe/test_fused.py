@@ -132,7 +132,8 @@ def test_says_which_experts_it_can_take():
     return fused.fits(weights, dtype)
 
   assert fits(256, 1024)
-  assert fits(768, 2048)
+  assert fits(768, 5120)
+  assert fits(1024, 3584)
   assert not fits(4096, 14336)
   # The first paper's, with a norm inside; and widths that are no multiple of 128.
   for width, hidden in ((192, 11_456), (192, 12_162), (768, 3_072), (384, 1_526)):
