@@ -168,14 +168,23 @@ def _erf_jvp(primals, tangents):
 
 def expert_ffn_float32(weights: ExpertWeights, x_RM: jax.Array) -> jax.Array:
   """`expert_ffn` with float32 between its products, as kernels compute it."""
-  products, small = _float32_inputs(weights, x_RM)
-  h_RF = activate(weights.formula, *products, *small)
-  y_RM = _dot(h_RF.astype(x_RM.dtype), weights.w_out_EFM, 1, 0)
+  h_RF = hidden_float32(weights, x_RM).astype(x_RM.dtype)
+  y_RM = _dot(h_RF, weights.w_out_EFM, 1, 0)
   return y_RM if weights.b_out_EM is None else y_RM + _row(weights.b_out_EM)
 
 
+def hidden_float32(weights: ExpertWeights, x_RM: jax.Array) -> jax.Array:
+  """Its hidden activations, (R, F)."""
+  products, vectors = _float32_inputs(weights, x_RM)
+  return activate(weights.formula, *products, *vectors)
+
+
 def expert_ffn_gradients(
-  weights: ExpertWeights, x_RM: jax.Array, scale_R1: jax.Array, dy_RM: jax.Array
+  weights: ExpertWeights,
+  x_RM: jax.Array,
+  scale_R1: jax.Array,
+  dy_RM: jax.Array,
+  activated: Callable | None = None,
 ) -> tuple[ExpertWeights, jax.Array, jax.Array]:
   """Gradients of `scale_R1 * expert_ffn(weights, x_RM)`, from its inputs alone.
 
@@ -187,6 +196,8 @@ def expert_ffn_gradients(
     x_RM: rows.
     scale_R1: float32, what each row's result is multiplied by.
     dy_RM: gradient of the scaled results.
+    activated: the hidden activations and their VJP from the formula, the products and
+      the vectors; those of `activate` by default.
 
   Returns:
     Of the weights, vectors with a leading 1, of the rows and of the scale; float32.
@@ -195,8 +206,8 @@ def expert_ffn_gradients(
     return _derived_gradients(weights, x_RM, scale_R1, dy_RM)
   dtype = x_RM.dtype
   b_out_1M = _row(weights.b_out_EM)
-  products, small = _float32_inputs(weights, x_RM)
-  h_RF, vjp = jax.vjp(functools.partial(activate, weights.formula), *products, *small)
+  activated = activated or _activated
+  h_RF, vjp = activated(weights.formula, *_float32_inputs(weights, x_RM))
 
   dh_RF = _dot(dy_RM, weights.w_out_EFM, 1, 1)
   dscale_R1 = (dh_RF * h_RF).sum(axis=1, keepdims=True)
@@ -225,6 +236,10 @@ def expert_ffn_gradients(
     formula=weights.formula,
   )
   return dweights, dx_RM, dscale_R1
+
+
+def _activated(formula: Formula, products, vectors):
+  return jax.vjp(functools.partial(activate, formula), *products, *vectors)
 
 
 def _derived_gradients(weights, x_RM, scale_R1, dy_RM):

@@ -2,12 +2,12 @@
 
 Sub-tokens are narrow, so that all matrices of an expert fit into VMEM beside a tile of
 rows. The kernel visits every pair of an expert and a tile that has rows of it, experts
-in order, and fetches an expert's matrices once. Through HBM go the rows, their results,
-and every weight once; h times more and narrower rows cost what the same bytes in wide
-rows would.
+in order. Through HBM go the rows, their results, and every weight once; h times more
+and narrower rows cost what the same bytes in wide rows would.
 
-An expert too large for that is cut into chunks of its hidden width, whose results are
-added up outside. `fits` says whether the kernel takes an expert at all.
+Of an expert too large for that, a visit goes through chunks of the hidden width, and
+adds up their results on the chip, under a norm too (`sub_ln`). How much is held at a
+time: `vmem`; what happens in a visit: `kernels`.
 """
 
 from collections.abc import Callable
@@ -19,149 +19,26 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 import jax.numpy as jnp
 
-from mhmoe_jax.moe.ffn import (
-  ExpertWeights,
-  expert_ffn_float32,
-  expert_ffn_gradients,
-)
-from mhmoe_jax.moe.tiles import (
-  ALIGNMENT,
-  LANES,
-  LARGE,
-  SMALL,
-  Visits,
-  add_column,
-  column,
-  for_rows,
-  plan_visits,
-)
-
-_TILES = (4096, 2048, 1024, 512, 256)
-_MAX_CHUNKS = 4
+from mhmoe_jax.moe import kernels, layout, sub_ln
+from mhmoe_jax.moe.ffn import ExpertWeights
+from mhmoe_jax.moe.kernels import Rows
+from mhmoe_jax.moe.tiles import ALIGNMENT, LANES, SMALL, plan_visits
+from mhmoe_jax.moe.vmem import Cut, cut_expert, vmem_bytes
 
 
-def vmem_bytes() -> int:
-  """What one program may use of VMEM, on the TPU that it is traced for."""
-  try:
-    capacity = pltpu.get_tpu_info().vmem_capacity_bytes
-  except ValueError:  # No TPU is in sight. Since v5e, all have at least so much.
-    capacity = 64 * 2**20
-  return capacity * 7 // 8
+class Saved(NamedTuple):
+  """What the backward pass needs again of rows with a norm inside."""
+
+  y_TM: jax.Array
+  mean_T: jax.Array
+  rstd_T: jax.Array
 
 
-class _Cut(NamedTuple):
-  tile: int  # rows
-  chunks: int  # of the hidden width
-
-
-def _cut(weights, dtype) -> _Cut | None:
-  """The largest tile, in the fewest chunks, that fits the backward pass into VMEM."""
-  _, M, F = weights.w_in_EMF.shape
-  matrices = 2 if weights.w_gate_EMF is None else 3
-  size = jnp.dtype(dtype).itemsize
-
-  def lanes(n):
-    return -(-n // LANES) * LANES
-
-  for chunks in range(1, _MAX_CHUNKS + 1):
-    if chunks > 1 and (F % (chunks * LANES) or weights.norm_scale_EF is not None):
-      continue
-    width = lanes(F // chunks)
-    # Weights and their gradients, double-buffered, the sums in float32, and for one
-    # piece what is added to them and what is hidden.
-    matrix = lanes(M) * width * (matrices * (4 * size + 4) + 2 * 4)
-    piece = LARGE * (width * 6 + lanes(M) * 4) * 4
-    for tile in _TILES:
-      rows = tile * lanes(M) * 3 * 2 * size
-      if matrix + piece + rows <= vmem_bytes():
-        return _Cut(tile, chunks)
-  return None
-
-
-def fits(weights, dtype) -> bool:
-  """Whether the kernel can take such experts: small, not of BitNet or float64."""
+def fits(weights: ExpertWeights, dtype) -> bool:
+  """Whether the kernel can take such experts: not of BitNet or float64."""
   if weights.levels_E is not None or jnp.dtype(dtype).itemsize > 4:
     return False
-  return _cut(weights, dtype) is not None
-
-
-def _forward_kernel(visits, x_ref, scale_ref, w: ExpertWeights, y_ref, *, tile: int):
-  chunk, step = pl.program_id(0), pl.program_id(1)
-
-  @pl.when((step == 0) | (visits.tile_V[step] != visits.tile_V[step - 1]))
-  def _():
-    y_ref[...] = jnp.zeros_like(y_ref)
-
-  def body(place, size, mask_R1):
-    rows = pl.ds(place, size)
-    y_RM = expert_ffn_float32(_read(w, chunk), x_ref[rows, :])
-    y_RM = (y_RM * column(scale_ref, place, size)).astype(y_ref.dtype)
-    y_ref[rows, :] = jnp.where(mask_R1, y_RM, y_ref[rows, :])
-
-  for_rows(visits, step, tile, body)
-
-
-def _backward_kernel(
-  visits,
-  x_ref,
-  dy_ref,
-  scale_ref,
-  w: ExpertWeights,
-  dx_ref,
-  dscale_ref,
-  dw: ExpertWeights,
-  sums: ExpertWeights,
-  *,
-  tile: int,
-):
-  chunk, step, steps = pl.program_id(0), pl.program_id(1), pl.num_programs(1)
-  expert = visits.expert_V[step]
-  following = visits.expert_V[jnp.minimum(step + 1, steps - 1)]
-
-  @pl.when((step == 0) | (visits.tile_V[step] != visits.tile_V[step - 1]))
-  def _():
-    dx_ref[...] = jnp.zeros_like(dx_ref)
-    dscale_ref[...] = jnp.zeros_like(dscale_ref)
-
-  @pl.when((step == 0) | (expert != visits.expert_V[step - 1]))
-  def _():
-    for total in jax.tree.leaves(sums):
-      total[...] = jnp.zeros_like(total)
-
-  def body(place, size, mask_R1):
-    rows = pl.ds(place, size)
-    # Other experts' rows do not count, and what is past the last row may be anything.
-    x_RM, dy_RM = (
-      jnp.where(mask_R1, ref[rows, :], jnp.zeros((), ref.dtype))
-      for ref in (x_ref, dy_ref)
-    )
-    scale_R1 = jnp.where(mask_R1, column(scale_ref, place, size), 0)
-    dweights, dx_RM, dscale_R1 = expert_ffn_gradients(
-      _read(w, chunk), x_RM, scale_R1, dy_RM
-    )
-    for total, more in zip(
-      jax.tree.leaves(sums), jax.tree.leaves(dweights), strict=True
-    ):
-      total[...] += more
-    dx_RM = dx_RM.astype(dx_ref.dtype)
-    dx_ref[rows, :] = jnp.where(mask_R1, dx_RM, dx_ref[rows, :])
-    add_column(dscale_ref, place, jnp.where(mask_R1, dscale_R1, 0))
-
-  for_rows(visits, step, tile, body)
-
-  @pl.when((step == steps - 1) | (following != expert))
-  def _():
-    for out, total in zip(jax.tree.leaves(dw), jax.tree.leaves(sums), strict=True):
-      out[...] = total[...].astype(out.dtype)
-
-
-def _read(w: ExpertWeights, chunk) -> ExpertWeights:
-  weights = jax.tree.map(lambda ref: ref[...], w)
-  if weights.b_out_EM is None:
-    return weights
-  # The results of the chunks are added up; one of them has the bias.
-  bias = weights.b_out_EM.astype(jnp.float32)
-  return weights._replace(b_out_EM=jnp.where(chunk == 0, bias, 0))
+  return cut_expert(weights, dtype, backward=True) is not None
 
 
 def forward(
@@ -170,11 +47,21 @@ def forward(
   scale_T: jax.Array,
   sizes_E: jax.Array,
   expected_rows: int | None = None,
-) -> jax.Array:
-  """`grouped.grouped_ffn`."""
-  rows = [x_TM, scale_T[None]]
-  y_CTM = _call(_forward_kernel, weights, sizes_E, rows, 1, False, expected_rows)[0]
-  return _add_chunks(y_CTM, x_TM.dtype)
+) -> tuple[jax.Array, Saved | None]:
+  """`grouped.grouped_ffn`, and what of it `backward` needs."""
+  rows = Rows([x_TM], [scale_T[None]])
+  stats = 0 if weights.norm_scale_EF is None else 2
+  out, _ = _call(kernels.forward, weights, sizes_E, rows, stats, expected_rows)
+  (y_TM,), stats_1T = out
+  return y_TM, Saved(y_TM, *(a_1T[0] for a_1T in stats_1T)) if stats else None
+
+
+def unsaved(weights: ExpertWeights, y_TM: jax.Array) -> Saved | None:
+  """In place of what `forward` saves, on a platform where another backend runs."""
+  if weights.norm_scale_EF is None:
+    return None
+  zeros_T = jnp.zeros(y_TM.shape[0], jnp.float32)
+  return Saved(y_TM, zeros_T, zeros_T)
 
 
 def backward(
@@ -183,123 +70,88 @@ def backward(
   scale_T: jax.Array,
   sizes_E: jax.Array,
   dy_TM: jax.Array,
+  saved: Saved | None,
   expected_rows: int | None = None,
 ) -> tuple[ExpertWeights, jax.Array, jax.Array]:
   """Gradients of the weights, the rows and their scales."""
-  rows = [x_TM, dy_TM, scale_T[None]]
-  dx_CTM, dscale_C1T, *dw = _call(
-    _backward_kernel, weights, sizes_E, rows, 2, True, expected_rows
-  )
-  dw = [d.reshape(w.shape) for d, w in zip(dw, jax.tree.leaves(weights), strict=True)]
-  dweights = jax.tree.unflatten(jax.tree.structure(weights), dw)
-  return dweights, _add_chunks(dx_CTM, x_TM.dtype), dscale_C1T.sum(axis=(0, 1))
-
-
-def _add_chunks(y_CTM: jax.Array, dtype) -> jax.Array:
-  return y_CTM[0] if y_CTM.shape[0] == 1 else y_CTM.sum(axis=0).astype(dtype)
+  rows = Rows([x_TM, dy_TM], [scale_T[None]])
+  if saved is not None:
+    rows.wide.append(saved.y_TM)
+    rows.narrow.extend([saved.mean_T[None], saved.rstd_T[None]])
+  out, dweights = _call(kernels.backward, weights, sizes_E, rows, 1, expected_rows)
+  (dx_TM,), (dscale_1T,) = out
+  return dweights, dx_TM, dscale_1T[0]
 
 
 @jax.enable_x64(False)  # A kernel counts in int32, whatever the program around it.
 def _call(
   kernel: Callable,
   weights: ExpertWeights,
-  sizes_E,
-  rows,
-  outs: int,
-  gradients: bool,
+  sizes_E: jax.Array,
+  rows: Rows,
+  narrow: int,
   expected_rows: int | None,
-):
-  """Runs a kernel over (chunks of the hidden width) x (visits).
+) -> tuple[Rows, ExpertWeights | None]:
+  """Runs a kernel over (visits) x (chunks of the hidden width).
 
   Args:
-    kernel: one of the two above.
+    kernel: `kernels.forward` or `kernels.backward`.
     weights: of E experts.
     sizes_E: rows per expert.
     rows: arrays (T, M), and (1, T) of one number per row.
-    outs: how many such results it has: (T, M), then (1, T).
-    gradients: whether it has one for each weight, too.
+    narrow: how many results (1, T) it has, beside one (T, M).
     expected_rows: that belong to an expert; the others are not multiplied. None: T.
 
   Returns:
-    The results per row, with leading chunks, and the gradients.
+    The results per row, and the gradients of the backward pass.
   """
-  T, M = rows[0].shape
-  F = weights.w_in_EMF.shape[2]
-  dtype = rows[0].dtype
-  cut = _cut(weights, dtype)
+  (T, M), dtype = rows.wide[0].shape, rows.wide[0].dtype
+  backward = kernel is kernels.backward
+  cut = cut_expert(weights, dtype, backward)
   if cut is None:
     raise ValueError(
       f"an expert must fit into {vmem_bytes()} bytes of VMEM, "
-      f"got M={M}, F={F}, {dtype}."
+      f"got M={M}, F={weights.w_in_EMF.shape[2]}, {dtype}."
     )
   visits = plan_visits(sizes_E, T, cut.tile)
-  # A vector per expert becomes a matrix of one row, which a block can be.
-  leaves, structure = jax.tree.flatten(weights)
-  leaves = [w[:, None] if w.ndim == 2 else w for w in leaves]
+  parts, folded = layout.lay_out(weights, cut), sub_ln.fold(weights)
 
-  def weight_spec(letters: str):
-    letters = letters if len(letters) == 3 else f"{letters[0]}1{letters[1]}"
-    shape = [{"E": None, "1": 1, "M": M, "F": F // cut.chunks}[x] for x in letters]
-
-    def place(c, i, expert, *_):
-      return [{"E": expert[i], "1": 0, "M": 0, "F": c}[x] for x in letters]
-
-    return pl.BlockSpec(shape, lambda *args: tuple(place(*args)))
-
-  weight_specs = [
-    weight_spec(path[0].name.rsplit("_", 1)[1])
-    for path, _ in jax.tree_util.tree_leaves_with_path(weights)
-  ]
-  row_specs = [
-    pl.BlockSpec((cut.tile, M), lambda c, i, expert, tile, *_: (tile[i], 0)),
-    pl.BlockSpec((1, cut.tile), lambda c, i, expert, tile, *_: (0, tile[i])),
-  ]
-  out_shapes = [
-    jax.ShapeDtypeStruct((cut.chunks, T, M), dtype if cut.chunks == 1 else jnp.float32),
-    jax.ShapeDtypeStruct((cut.chunks, 1, T), jnp.float32),
-  ][:outs]
-  out_specs = [
-    pl.BlockSpec((None, cut.tile, M), lambda c, i, expert, tile, *_: (c, tile[i], 0)),
-    pl.BlockSpec((None, 1, cut.tile), lambda c, i, expert, tile, *_: (c, 0, tile[i])),
-  ][:outs]
-  scratch = []
-  if gradients:
-    out_shapes += [jax.ShapeDtypeStruct(w.shape, w.dtype) for w in leaves]
-    out_specs += weight_specs
-    scratch = [
-      pltpu.VMEM([size for size in block.block_shape if size], jnp.float32)
-      for block in weight_specs
-    ]
-
-  def body(*refs):
-    refs = iter(refs)
-
-    def take(n):
-      return [next(refs) for _ in range(n)]
-
-    def tree():
-      return jax.tree.unflatten(structure, take(len(leaves)))
-
-    args = Visits(*take(len(visits))), *take(len(rows)), tree(), *take(outs)
-    kernel(*args, *([tree(), tree()] if gradients else []), tile=cut.tile)
-
-  matrices = 2 if weights.w_gate_EMF is None else 3
-  products = 3 * matrices - 1 if gradients else matrices
-  # On average, half of what the alignment and the last piece of a visit can waste.
-  wasted = visits.tile_V.size * (ALIGNMENT + SMALL) // 2
-  expected_rows = T if expected_rows is None else expected_rows
-
-  def count_bytes(arrays):
-    return sum(a.size * a.dtype.itemsize for a in arrays)
+  shape = jax.ShapeDtypeStruct
+  wide = pl.BlockSpec((cut.tile, M), lambda i, c, v: (v.tile_V[i], 0))
+  thin = pl.BlockSpec((1, cut.tile), lambda i, c, v: (0, v.tile_V[i]))
+  part = layout.weight_specs(parts, cut)
+  row = pl.BlockSpec((None, 1, M), lambda i, c, v: (v.expert_V[i], 0, 0))
+  out_shape = [Rows([shape((T, M), dtype)], [shape((1, T), jnp.float32)] * narrow)]
+  out_specs = [Rows([wide], [thin] * narrow)]
+  # Sums over the chunks of a visit, results and moments; and over the visits of an
+  # expert, gradients.
+  scratch = [None, None]
+  if cut.chunks > 1:
+    scratch[0] = pltpu.VMEM((cut.tile, M), jnp.float32)
+  if backward:
+    out_shape.append(jax.tree.map(lambda w: shape(w.shape, w.dtype), parts))
+    out_specs.append(part)
+    scratch[1] = jax.tree.map(
+      lambda spec: pltpu.VMEM(
+        (cut.chunks, *(n for n in spec.block_shape if n)), jnp.float32
+      ),
+      part,
+    )
+  elif folded and cut.chunks > 1:
+    scratch[1] = pltpu.VMEM((cut.tile, LANES), jnp.float32)
 
   call = functools.partial(
     pl.pallas_call,
-    body,
-    out_shape=out_shapes,
+    functools.partial(kernel, cut=cut),
+    out_shape=out_shape,
     grid_spec=pltpu.PrefetchScalarGridSpec(
-      num_scalar_prefetch=len(visits),
-      grid=(cut.chunks, visits.tile_V.size),
-      in_specs=[row_specs[0]] * (len(rows) - 1) + row_specs[1:] + weight_specs,
+      num_scalar_prefetch=1,
+      grid=(visits.tile_V.size, cut.chunks),
+      in_specs=[
+        Rows([wide] * len(rows.wide), [thin] * len(rows.narrow)),
+        part,
+        jax.tree.map(lambda _: row, folded),
+      ],
       out_specs=out_specs,
       scratch_shapes=scratch,
     ),
@@ -307,13 +159,36 @@ def _call(
       dimension_semantics=("arbitrary", "arbitrary"),
       vmem_limit_bytes=vmem_bytes(),
     ),
-    cost_estimate=pl.CostEstimate(
-      flops=2 * (expected_rows + wasted) * M * F * products,
-      transcendentals=expected_rows * F,
-      bytes_accessed=count_bytes(rows) * cut.chunks
-      + count_bytes(leaves)
-      + count_bytes(out_shapes),
-    ),
+    cost_estimate=_cost(cut, parts, rows, out_shape, visits, expected_rows),
   )
-  args = (*visits, *rows, *leaves)
-  return jax.lax.platform_dependent(*args, tpu=call(), default=call(interpret=True))
+  args = visits, rows, parts, folded
+  out, *dparts = jax.lax.platform_dependent(
+    *args, tpu=call(), default=call(interpret=True)
+  )
+  return out, layout.take_back(dparts[0], weights) if backward else None
+
+
+def _cost(
+  cut: Cut, parts: ExpertWeights, rows: Rows, out_shape, visits, expected_rows
+) -> pl.CostEstimate:
+  """What the kernel does when the load is even, for the compiler."""
+  out, *dparts = out_shape
+  T, M = rows.wide[0].shape
+  E = parts.w_in_EMF.shape[0]
+  expected_rows = T if expected_rows is None else expected_rows
+  matrices = 2 if parts.w_gate_EMF is None else 3
+  products = 3 * matrices - 1 if dparts else matrices
+  # On average, half of what the alignment and the last piece of a visit can waste.
+  wasted = visits.tile_V.size * (ALIGNMENT + SMALL) // 2
+  # An expert is moved once if it is held whole, else with every tile that has its rows.
+  moved = 1 if cut.chunks == 1 else (-(-expected_rows // cut.tile) + E) / E
+
+  def count_bytes(arrays):
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(arrays))
+
+  width = cut.chunks * cut.width
+  return pl.CostEstimate(
+    flops=2 * (expected_rows + wasted) * M * width * products,
+    transcendentals=expected_rows * width,
+    bytes_accessed=count_bytes((rows, out)) + int(moved * count_bytes((parts, dparts))),
+  )

@@ -15,6 +15,7 @@ import contextlib
 import functools
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
 
@@ -50,30 +51,38 @@ def grouped_ffn(
     (T, M); rows past the sum of the sizes are zero.
   """
   how = backend, expected_rows
-  return _choose(0, how, weights, x_TM, scale_T, sizes_E)
+  return _choose(0, how, weights, x_TM, scale_T, sizes_E)[0]
 
 
 def _forward(weights, x_TM, scale_T, sizes_E, *how):
   inputs = weights, x_TM, scale_T, sizes_E
-  return once(functools.partial(_choose, 0, how))(*inputs), inputs
+  y_TM, saved = once(functools.partial(_choose, 0, how))(*inputs)
+  # For policies of `jax.checkpoint`: who keeps it need not run the experts again.
+  saved = jax.tree.map(lambda a: checkpoint_name(a, "experts"), saved)
+  return y_TM, (*inputs, saved)
 
 
-def _backward(backend, expected_rows, inputs, dy_TM):
+def _backward(backend, expected_rows, kept, dy_TM):
+  *inputs, saved = kept
   backward = functools.partial(_choose, 1, (backend, expected_rows))
-  return *once(backward)(*inputs, dy_TM), None
+  return *once(backward)(*inputs, dy_TM, saved), None
 
 
 grouped_ffn.defvjp(_forward, _backward)
 
 
 def _choose(direction: int, how, weights: ExpertWeights, x_TM, *rest):
-  """Runs the forward (0) or backward (1) pass of a backend."""
+  """Runs the forward (0) or backward (1) pass of a backend.
+
+  The former also returns what it saves for the latter, which takes it last: nothing,
+  but for the kernel under a norm.
+  """
   backend, expected_rows = how
   fused_passes = fused.forward, fused.backward
   passes = {
     "fused": [functools.partial(f, expected_rows=expected_rows) for f in fused_passes],
-    "ragged": (_ragged_forward, _ragged_backward),
-    "blocks": (blocks.forward, blocks.backward),
+    "ragged": _saving_nothing(_ragged_forward, _ragged_backward),
+    "blocks": _saving_nothing(blocks.forward, blocks.backward),
   }
   if backend != "auto":
     if backend not in passes:
@@ -83,10 +92,25 @@ def _choose(direction: int, how, weights: ExpertWeights, x_TM, *rest):
     return passes[backend][direction](weights, x_TM, *rest)
   # Pallas knows nothing of what varies over a mesh that others made manual.
   takes = fused.fits(weights, x_TM.dtype) and not varying_axes(x_TM)
-  tpu = passes["fused" if takes else "ragged"][direction]
+  tpu = passes["fused" if takes else "ragged"]
+  saved = fused.unsaved if takes else None
+  default = _saving_nothing(blocks.forward, blocks.backward, saved)
   return jax.lax.platform_dependent(
-    weights, x_TM, *rest, tpu=tpu, default=passes["blocks"][direction]
+    weights, x_TM, *rest, tpu=tpu[direction], default=default[direction]
   )
+
+
+def _saving_nothing(forward, backward, like=None):
+  """Passes as of a backend that saves something; `like` makes the same of nothing."""
+
+  def run(weights, x_TM, scale_T, sizes_E):
+    y_TM = forward(weights, x_TM, scale_T, sizes_E)
+    return y_TM, like(weights, y_TM) if like else None
+
+  def run_back(weights, x_TM, scale_T, sizes_E, dy_TM, _):
+    return backward(weights, x_TM, scale_T, sizes_E, dy_TM)
+
+  return run, run_back
 
 
 def _ragged_forward(weights, x_TM, scale_T, sizes_E):

@@ -27,6 +27,7 @@ class Visits(NamedTuple):
   tile_V: jax.Array
   start_V: jax.Array  # rows [start, stop) of the tile belong to the expert
   stop_V: jax.Array
+  walks_V: jax.Array  # 1: through the chunks of the expert, also if it has no rows
 
 
 def plan_visits(sizes_E: jax.Array, num_rows: int, tile: int) -> Visits:
@@ -57,11 +58,14 @@ def plan_visits(sizes_E: jax.Array, num_rows: int, tile: int) -> Visits:
   def clip(row_V):
     return jnp.clip(row_V - tile_V * tile, 0, tile)
 
+  stop_V = jnp.where(empty_V, 0, clip(stop_G[group_V]))
+  first_V = jnp.diff(group_V, prepend=-1) > 0
   return Visits(
     expert_V=jnp.minimum(group_V, E - 1),
     tile_V=tile_V,
     start_V=jnp.where(empty_V, 0, clip(start_G[group_V])),
-    stop_V=jnp.where(empty_V, 0, clip(stop_G[group_V])),
+    stop_V=stop_V,
+    walks_V=((stop_V > 0) | (first_V & (group_V < E))).astype(jnp.int32),
   )
 
 

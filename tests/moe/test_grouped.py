@@ -1,87 +1,25 @@
 import functools
 
 import jax
-from jax.extend.core import jaxprs_in_params
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhmoe_jax.moe import fused
-from mhmoe_jax.moe.ffn import ExpertWeights, Formula, expert_ffn
+from mhmoe_jax.moe.ffn import ExpertWeights, Formula
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.plan.compile import devices_of
 from mhmoe_jax.sharding import vary_alike
-
-E, M, T = 5, 8, 300
-SIZES = {
-  "uneven": (1, 130, 0, 100, 69),
-  "all on one": (0, 0, 300, 0, 0),
-  "some serve nobody": (40, 0, 17, 0, 3),
-  "none": (0, 0, 0, 0, 0),
-}
-
-
-def make_weights(key, gated, bias, norm, hidden=12):
-  F = hidden
-  shapes = ExpertWeights(
-    w_in_EMF=(E, M, F),
-    w_out_EFM=(E, F, M),
-    w_gate_EMF=(E, M, F) if gated else None,
-    b_in_EF=(E, F) if bias else None,
-    b_out_EM=(E, M) if bias else None,
-    norm_scale_EF=(E, F) if norm else None,
-    norm_bias_EF=(E, F) if norm and not gated else None,  # else RMSNorm
-    b_gate_EF=(E, F) if gated and bias else None,
-    formula=None,  # as it is by default
-  )
-  keys = jax.random.split(key, len(shapes))
-  draws = [
-    s and 0.3 * jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)
-  ]
-  return ExpertWeights(*draws[:-1])
-
-
-def all_on_all(weights, x_TM, scale_T, sizes_E):
-  """Every expert on every row; then each row takes the one it belongs to."""
-  stop_E = jnp.cumsum(sizes_E)
-  row_1T = jnp.arange(x_TM.shape[0])[None]
-  mine_ET = (row_1T >= (stop_E - sizes_E)[:, None]) & (row_1T < stop_E[:, None])
-  y_ETM = jax.vmap(expert_ffn, (0, None))(weights, x_TM)
-  return jnp.where(mine_ET[..., None], y_ETM, 0).sum(axis=0) * scale_T[:, None]
-
-
-@functools.cache
-def value_and_gradients(backend):
-  def loss(weights, x_TM, scale_T, sizes_E, target_TM):
-    if backend == "definition":
-      y_TM = all_on_all(weights, x_TM, scale_T, sizes_E)
-    else:
-      y_TM = grouped_ffn(weights, x_TM, scale_T, sizes_E, backend)
-    return (y_TM * target_TM).sum(), y_TM
-
-  return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-
-
-def check(key, backend, weights, sizes, num_rows):
-  x_key, scale_key, y_key = jax.random.split(key, 3)
-  inputs = (
-    weights,
-    jax.random.normal(x_key, (num_rows, M)),
-    jax.random.uniform(scale_key, (num_rows,)),
-    jnp.asarray(sizes, jnp.int32),
-    jax.random.normal(y_key, (num_rows, M)),
-  )
-  # Sums of hundreds of products in another order.
-  jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-4),
-    value_and_gradients(backend)(*inputs),
-    value_and_gradients("definition")(*inputs),
-  )
-
-
-KINDS = [(False, True, False), (True, False, False), (False, True, True)]
-KINDS += [(True, True, True)]
-
+from tests.moe.definition import (
+  KINDS,
+  SIZES,
+  E,
+  M,
+  T,
+  all_on_all,
+  check,
+  equations,
+  make_weights,
+)
 
 # The kernel is interpreted, and slow: all kinds at one load, all loads with a norm.
 CASES = [
@@ -105,42 +43,6 @@ def test_the_formula_travels_with_the_weights(key, backend):
   formula = Formula(tanh=True, norm_epsilon=0.5)
   weights = weights._replace(formula=formula)
   check(key, backend, weights, SIZES["uneven"], T)
-
-
-@pytest.mark.parametrize(("gated", "bias", "norm"), KINDS)
-def test_fused_visits_every_tile_of_an_expert(key, monkeypatch, gated, bias, norm):
-  """Experts that start and end inside tiles, span several, or have none."""
-  monkeypatch.setattr(fused, "_TILES", (256,))
-  sizes = (250, 0, 530, 3, 100)
-  check(key, "fused", make_weights(key, gated, bias, norm), sizes, 1000)
-
-
-@pytest.mark.parametrize(("gated", "bias"), [(True, False), (False, True)])
-def test_fused_in_chunks_of_the_hidden_width(key, monkeypatch, gated, bias):
-  weights = make_weights(key, gated, bias, norm=False, hidden=256)
-  monkeypatch.setattr(fused, "_TILES", (256,))
-  monkeypatch.setattr(fused, "vmem_bytes", lambda: 4_000_000)
-  assert fused._cut(weights, jnp.float32).chunks == 2
-  check(key, "fused", weights, (100, 0, 200, 0, 0), 300)
-
-
-def test_fused_says_which_experts_it_can_take():
-  def experts(width, hidden, norm=None):
-    w = jax.ShapeDtypeStruct((4, width, hidden), jnp.bfloat16)
-    return ExpertWeights(w, w, w, norm_scale_EF=norm)
-
-  assert fused.fits(experts(256, 1024), jnp.bfloat16)
-  assert fused.fits(experts(768, 2048), jnp.bfloat16)
-  assert not fused.fits(experts(4096, 14336), jnp.bfloat16)
-  # A norm over the hidden width cannot be computed in chunks.
-  wide = 3 * 4096
-  assert fused.fits(experts(192, wide), jnp.bfloat16)
-  assert not fused.fits(experts(192, wide, norm=wide), jnp.bfloat16)
-  w = jax.ShapeDtypeStruct((4, 4096, 14336), jnp.bfloat16)
-  x = jax.ShapeDtypeStruct((8, 4096), jnp.bfloat16)
-  scale, sizes = jax.ShapeDtypeStruct((8,), jnp.float32), jnp.array([8, 0, 0, 0])
-  with pytest.raises(ValueError, match=r"must fit into .* got M=4096, F=14336"):
-    jax.eval_shape(fused.forward, ExpertWeights(w, w), x, scale, sizes)
 
 
 def test_no_dense_masked_product_on_a_gpu():
@@ -192,30 +94,21 @@ def test_gradients_of_bfloat16_are_added_up_in_float32(backend):
   np.testing.assert_allclose(found.w_out_EFM[0], 263.5 * hidden, rtol=2**-7)
 
 
-def equations(jaxpr, name):
-  for equation in jaxpr.eqns:
-    if equation.primitive.name == name:
-      yield equation
-    for inner in jaxprs_in_params(equation.params):
-      yield from equations(inner, name)
+def test_who_keeps_what_experts_return_does_not_run_them_again():
+  """The kernel's backward pass under a norm wants it; those of others recompute it."""
+  weights = make_weights(jax.random.key(0), gated=False, bias=True, norm=True)
+  rows = jnp.ones((T, M)), jnp.ones(T), jnp.array(SIZES["uneven"])
 
+  def kernels(policy):
+    run = functools.partial(grouped_ffn, backend="fused")
+    run = jax.checkpoint(run, policy=policy)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda w: run(w, *rows).sum()))(weights).jaxpr
+    # Each is there for a TPU, and interpreted.
+    return len(list(equations(jaxpr, "pallas_call"))) // 2
 
-def test_the_compiler_is_told_how_many_rows_are_expected():
-  """Two products forward; five backward, which computes the first one again."""
-  weights = make_weights(jax.random.key(0), False, False, False)
-  inputs = weights, jnp.ones((T, M)), jnp.ones(T), jnp.array(SIZES["uneven"])
-
-  def costs(expected):  # None: all of T = 300
-
-    def loss(weights):
-      return grouped_ffn(weights, *inputs[1:], "fused", expected).sum()
-
-    jaxpr = jax.make_jaxpr(jax.grad(loss))(weights).jaxpr
-    calls = {x.params["cost_estimate"].flops for x in equations(jaxpr, "pallas_call")}
-    return np.array(sorted(calls))
-
-  each = 2 * M * 12
-  assert (costs(None) - costs(40)).tolist() == [260 * each * 2, 260 * each * 5]
+  policies = jax.checkpoint_policies
+  assert kernels(policies.nothing_saveable) == 3
+  assert kernels(policies.save_only_these_names("experts")) == 2
 
 
 def test_who_computes_is_the_kernel_or_ragged_dot_on_a_tpu():
@@ -289,36 +182,6 @@ def test_many_rows_of_an_expert_compile_for_a_tpu():
 
   with jax.default_matmul_precision("default"):
     jax.jit(step).lower(weights, *rest).compile()
-
-
-@pytest.mark.parametrize("chip", ["v5e:2x2", "v6e:2x2"])
-def test_exact_gelu_compiles_in_the_kernel_for_a_tpu(chip):
-  """The error function and its gradient, with biases and a norm, on the chip."""
-  T, M, F, E = 1024, 192, 768, 4
-  device = jax.sharding.SingleDeviceSharding(devices_of(chip, 1)[0])
-
-  def half(*shape, dtype=jnp.bfloat16):
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=device)
-
-  weights = ExpertWeights(
-    w_in_EMF=half(E, M, F),
-    w_out_EFM=half(E, F, M),
-    b_in_EF=half(E, F),
-    b_out_EM=half(E, M),
-    norm_scale_EF=half(E, F),
-    norm_bias_EF=half(E, F),
-  )
-  rest = half(T, M), half(T, dtype=jnp.float32), half(E, dtype=jnp.int32)
-
-  def step(weights, x_TM, scale_T, sizes_E):
-    def loss(weights, x_TM):
-      return grouped_ffn(weights, x_TM, scale_T, sizes_E, "fused").sum()
-
-    return jax.grad(loss, (0, 1))(weights, x_TM)
-
-  with jax.default_matmul_precision("default"):
-    compiled = jax.jit(step).lower(weights, *rest).compile()
-  assert "tpu_custom_call" in compiled.as_text()
 
 
 @pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
