@@ -104,7 +104,9 @@ class Decoder(nn.Module):
     dtype = jnp.dtype(cfg.dtype)
     V, D = cfg.vocab_size, cfg.embed_dim
     embed_VD = self.param("embed_VD", nn.initializers.normal(D**-0.5), (V, D))
-    x_BLD = embed_VD.astype(dtype)[tokens_BL]
+    # Taken in float32, so that the gradient of a frequent token adds up in it: a sum of
+    # bfloat16 stands still once it is some hundred times what is added.
+    x_BLD = embed_VD[tokens_BL].astype(dtype)
     if cfg.scale_embeddings:
       x_BLD *= D**0.5
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)

@@ -10,6 +10,7 @@ import pytest
 
 from mhmoe_jax import MoeConfig
 from mhmoe_jax.models.embedding import PictureEmbedding, TextEmbedding
+from mhmoe_jax.models.embedding import TextEmbedding
 from mhmoe_jax.models.encoder import Encoder, EncoderBlock, Inputs
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.masked import LogitHead, MaskedModel
@@ -332,6 +333,16 @@ def test_remat_changes_nothing(key):
 
   plain, again = gradient(config), gradient(dataclasses.replace(config, remat=True))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, again)
+
+
+def test_frequent_tokens_and_places_get_all_of_their_gradients(key):
+  """Of 300 texts alike; a sum of bfloat16 stands still at 256 of them."""
+  model = TextEmbedding(dataclasses.replace(SMALL, dtype="bfloat16"))
+  ones_B1 = jnp.ones((300, 1), jnp.int32)
+  params = model.init(key, ones_B1, ones_B1, ones_B1)
+  grads = jax.grad(lambda p: model.apply(p, *[ones_B1] * 3).sum())(params)["params"]
+  for name in ("embed_VD", "position_LD"):
+    np.testing.assert_array_equal(grads[name][1], 300)
 
 
 def test_drop_path_leaves_out_whole_examples_and_keeps_the_mean(key):

@@ -165,6 +165,26 @@ def test_bfloat16_computes_in_bfloat16_with_float32_logits(key):
   assert np.median(np.abs(logits_BLV - expected_BLV)) < 0.05
 
 
+def test_a_frequent_token_gets_all_of_its_gradient(key, monkeypatch):
+  """Of 300 places alike; a sum of bfloat16 stands still at 256 of them."""
+  monkeypatch.setattr(Decoder, "_scan_layers", lambda _, x_BLD, *rest: (x_BLD, None))
+  model = Decoder(
+    dataclasses.replace(CONFIG, dtype="bfloat16", tie_embeddings=False, ffn="dense")
+  )
+
+  def gradient(places):
+    tokens_BL = jnp.full((1, places), 7)
+
+    def loss(params):
+      return model.apply(params, tokens_BL, tokens_BL, tokens_BL)[0][..., 0].sum()
+
+    return jax.grad(loss)(params)["params"]["embed_VD"][7]
+
+  ones_11 = jnp.ones((1, 1), jnp.int32)
+  params = model.init(key, ones_11, ones_11, ones_11)
+  np.testing.assert_allclose(gradient(300), 300 * gradient(1), rtol=1e-5)
+
+
 def test_dropout_is_only_in_training_and_follows_its_key(key):
   config, params, *inputs = make(key, dropout=0.5)
   model = Decoder(config, deterministic=False)
