@@ -21,7 +21,7 @@ def get_config():
   model.embed_dim = 3072
   model.num_attention_heads = 24
   model.ffn_dim = 8192
-  model.remat = True
+  model.remat = "blocks"
   moe.num_heads = 4
   moe.num_experts = 256
   moe.top_k = 4

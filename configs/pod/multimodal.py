@@ -18,6 +18,6 @@ def get_config():
   config.mesh.data = 8
   config.mesh.expert = 8
   config.mesh.fsdp = True
-  config.model.remat = True
+  config.model.remat = "blocks"
   config.model.moe.dispatch = "capacity"
   return config

@@ -20,7 +20,7 @@ from configs.paper1 import english
 def get_config():
   """The paper's model with the logged recipe; only what the chips need is set."""
   config = english.get_config("mhmoe_256,logged")
-  config.model.remat = True
+  config.model.remat = "blocks"
   config.model.moe.dispatch = "capacity"
   config.mesh.data = 8
   config.mesh.expert = 8

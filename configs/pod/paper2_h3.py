@@ -13,7 +13,7 @@ from configs.paper2 import redpajama
 def get_config():
   """The paper's model and recipe; only what the chips need is set."""
   config = redpajama.get_config("mhmoe_h3")
-  config.model.remat = True
+  config.model.remat = "blocks"
   config.mesh.data = 4
   config.mesh.expert = 4
   config.train.accumulate_steps = 4

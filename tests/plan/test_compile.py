@@ -92,7 +92,7 @@ def test_what_does_not_fit_says_by_how_much():
   assert not made.compiled.fits
   shown = made.text()
   assert "does not fit, by " in shown
-  for key in ("mesh.fsdp=True", "model.remat=True", "accumulate_steps=2"):
+  for key in ("mesh.fsdp=True", "model.remat=blocks", "accumulate_steps=2"):
     assert key in shown
   assert "remedies" in json.loads(made.json())["step"]
 
