@@ -11,11 +11,11 @@ import jax
 _KEPT = jax.checkpoint_policies.save_only_these_names("attention", "experts")
 POLICIES = {
   "none": jax.checkpoint_policies.everything_saveable,
-  # And casts, activations, sorting, communication: all that multiplies no matrices.
+  # Norms, casts, activations, sorting, communication: all that multiplies no matrices.
   "norms": jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_saveable, _KEPT
   ),
-  "projections": _KEPT,  # All but what experts and attention return.
+  "projections": _KEPT,  # All else than attention and experts, too.
   "blocks": jax.checkpoint_policies.nothing_saveable,
 }
 
