@@ -46,7 +46,9 @@ def get_config() -> ConfigDict:
   model.dropout = 0.0  # of the embeddings, and of what attention and FFNs return
   model.moe_dropout = model.get_oneway_ref("dropout")  # of what MoE layers return
   model.dtype = "float32"  # of activations; "bfloat16" on accelerators
-  model.remat = False  # recompute blocks in the backward pass, for memory
+  # What the backward pass computes again, for memory: "none"; "norms" and all else that
+  # multiplies no matrices; "projections" too, not attention and experts; or "blocks".
+  model.remat = "none"
   model.scan_unroll = (
     1  # periods of blocks compiled in one piece: faster, more to compile
   )

@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
   model.dropout = 0.0
   model.drop_path = 0.1  # share of examples that the last block is left out for
   model.dtype = "float32"
-  model.remat = False
+  model.remat = "none"  # or "norms", "projections", "blocks"
 
   moe = ConfigDict(language.model.moe.to_dict())
   names = ("activation", "use_bias", "gate_bias", "sub_ln", "ffn_norm")

@@ -101,7 +101,7 @@ ACTIVATIONS = AxisRules(
 )
 # Experts over `expert`, hidden widths and attention heads over `model`; the rest whole.
 REPLICATED = AxisRules(E="expert", A="model", F="model", J="model")
-# The same, with every parameter's model width split over `data` too (ZeRO-3).
+# The same, with every matrix's model width split over `data` too (ZeRO-3).
 FSDP = dataclasses.replace(REPLICATED, D="data", M="data")
 
 
@@ -289,7 +289,8 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
   """NamedShardings of a tree of arrays, from the letters that end each leaf's key.
 
   One dimension more than letters means stacked layers (N leads). Scalars, and leaves
-  under no named key, are copied to every device. Works on parameters, optimizer states
+  under no named key, are copied to every device; vectors are not split over `data`,
+  whatever the rules say. Works on parameters, optimizer states
   (whose leaves keep their parameter's key) and `jax.eval_shape` results.
 
   Raises:
@@ -313,6 +314,9 @@ def tree_shardings(tree, mesh: Mesh, rules: AxisRules):
         f"got {name} with shape {leaf.shape}."
       )
     spec = list(rules.spec(letters, name))
+    if len(letters.lstrip("NE")) == 1:
+      # A vector, of each layer and expert: small, and gathering it takes a collective.
+      spec = [None if axes == "data" else axes for axes in spec]
     for i, (size, letter) in enumerate(zip(leaf.shape, letters, strict=True)):
       axes = _tuple(spec[i])
       if size % math.prod(mesh.shape[a] for a in axes):

@@ -127,7 +127,12 @@ def test_tree_shardings_follow_names_through_optimizer_states():
     "step": _shape(),
     "params": {
       "w_in_EMF": _shape(8, 4, 6),
-      "layers": {"b_D": _shape(3, 16), "log_temperature": _shape(3)},
+      "layers": {
+        "b_D": _shape(3, 16),
+        "b_out_EM": _shape(3, 8, 4),
+        "log_temperature": _shape(3),
+      },
+      "router": {"w_ME": _shape(4, 8)},
       "log_temperature": _shape(),
     },
     "opt_state": ({"w_in_EMF": _shape(8, 4, 6)}, {}),
@@ -137,7 +142,9 @@ def test_tree_shardings_follow_names_through_optimizer_states():
   expert = NamedSharding(mesh, P("expert", "data", None))
   assert layout["params"]["w_in_EMF"] == layout["opt_state"][0]["w_in_EMF"]
   assert layout["params"]["w_in_EMF"].is_equivalent_to(expert, 3)
-  assert layout["params"]["layers"]["b_D"].spec == P(None, "data")
+  assert layout["params"]["layers"]["b_D"].spec == P(None, None)
+  assert layout["params"]["layers"]["b_out_EM"].spec == P(None, "expert", None)
+  assert layout["params"]["router"]["w_ME"].spec == P("data", "expert")
   assert layout["rng"].spec == layout["step"].spec == P()
   # Scalars, of which a stack of layers has one each.
   assert layout["params"]["layers"]["log_temperature"].spec == P(None)

@@ -47,7 +47,7 @@ def make_config(layout: str, chips: int):
   model = config.model
   model.embed_dim = 1536
   model.ffn_dim = 4096
-  model.remat = True
+  model.remat = "blocks"
   model.moe.num_experts = EXPERTS
   model.moe.expert_dim = 1024
   model.moe.dispatch = dispatch

@@ -42,6 +42,9 @@ _YOUNGER = {
 def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   """A saved config that may be older than some of today's keys, with all of them."""
   config = _supply({"task": "language"} | config, _YOUNGER_OF_ALL)
+  remat = config.get("model", {}).get("remat")
+  if isinstance(remat, bool):  # whether to compute blocks again
+    config["model"]["remat"] = "blocks" if remat else "none"
   if config["task"] != "language":
     return config
   if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):

@@ -21,7 +21,9 @@ def plan(argv: list[str]) -> None:
   flags.DEFINE_bool(
     "optimize", False, "compile as a run does: slower, less memory", flag_values=values
   )
-  flags.DEFINE_list("sweep", [], "mesh,capacity,remat,batch", flag_values=values)
+  flags.DEFINE_list(
+    "sweep", [], "mesh,capacity,remat,accumulate,batch", flag_values=values
+  )
   flags.DEFINE_bool("json", False, "for programs", flag_values=values)
   parsing.parse(values, "plan", argv, required=("config",))
 

@@ -88,6 +88,7 @@ def _splash(interpret, q_BALQ, k_BJLQ, v_BJLQ, segments_BL):
     block_sizes=splash.BlockSizes(**dict.fromkeys(names, block)),
     head_shards=1,
     q_seq_shards=1,
+    residual_checkpoint_name="attention",
     interpret=interpret,
   )
   segments = splash.SegmentIds(segments_BL, segments_BL)

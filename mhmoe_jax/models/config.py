@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any
 
+from mhmoe_jax.models.remat import POLICIES
 from mhmoe_jax.moe.config import NORMS, FfnStyle, MoeConfig, check_fields
 
 FFNS = ("dense", "smoe", "mhmoe")
@@ -32,7 +33,7 @@ def check_blocks(
       raise ValueError(
         f"{name} must be at least 1, got {name}={getattr(config, name)}."
       )
-  shared = {"ffn": FFNS, "norm": NORMS, "dtype": DTYPES}
+  shared = {"ffn": FFNS, "norm": NORMS, "dtype": DTYPES, "remat": POLICIES}
   for name, allowed in (shared | choices).items():
     if getattr(config, name) not in allowed:
       raise ValueError(
@@ -84,7 +85,7 @@ class TransformerConfig:
   dropout: float
   moe_dropout: float
   dtype: str
-  remat: bool
+  remat: str
   scan_unroll: int
 
   def __post_init__(self):

@@ -62,7 +62,8 @@ class TextEmbedding(nn.Module):
     embed_VD = self.param("embed_VD", init, (cfg.vocab_size, D))
     positions = nn.initializers.normal(0.02)
     position_LD = self.param("position_LD", positions, (cfg.text_length, D))
-    x_BTD = embed_VD.astype(dtype)[tokens_BT] + position_LD.astype(dtype)[positions_BT]
+    # Taken in float32, in which the gradients of a frequent token add up.
+    x_BTD = embed_VD[tokens_BT].astype(dtype) + position_LD[positions_BT].astype(dtype)
     return jnp.where((segments_BT > 0)[..., None], x_BTD, 0)
 
 

@@ -20,6 +20,7 @@ from mhmoe_jax.models.embedding import PictureEmbedding, TextEmbedding
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.multiway import EncoderAttention, by_modality
 from mhmoe_jax.models.norm import Norm
+from mhmoe_jax.models.remat import remat
 from mhmoe_jax.models.visibility import visible
 from mhmoe_jax.moe.experts import DenseFfn
 from mhmoe_jax.moe.layer import MoeAux, MultiHeadMoe
@@ -237,7 +238,6 @@ class Encoder(nn.Module):
     rates_N = jnp.linspace(0.0, cfg.drop_path, cfg.num_layers)
     last = 0 if cfg.ffn == "dense" else cfg.moe_last
     first, pools, kept = cfg.num_layers - last, {}, {}
-    period = nn.remat(EncoderPeriod, prevent_cse=False) if cfg.remat else EncoderPeriod
     for name, start, stop, size, use_moe in (
       ("layers", 0, first, 1, False),
       ("moe_layers", first, cfg.num_layers, cfg.moe_every, True),
@@ -246,7 +246,7 @@ class Encoder(nn.Module):
         continue
       mine = None if earlier is None else tuple(part[name] for part in earlier)
       x_BLD, (pools, kept[name]) = nn.scan(
-        period,
+        remat(EncoderPeriod, cfg.remat),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast, nn.broadcast, 0),

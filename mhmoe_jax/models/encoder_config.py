@@ -55,7 +55,7 @@ class EncoderConfig:
   dropout: float
   drop_path: float
   dtype: str
-  remat: bool
+  remat: str
 
   def __post_init__(self):
     check_blocks(

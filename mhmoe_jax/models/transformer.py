@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from mhmoe_jax.models.attention import Attention, KeyValues
 from mhmoe_jax.models.config import TransformerConfig
 from mhmoe_jax.models.norm import Norm
+from mhmoe_jax.models.remat import remat
 from mhmoe_jax.moe.experts import DenseFfn
 from mhmoe_jax.moe.layer import MoeAux, MultiHeadMoe
 from mhmoe_jax.sharding import constrain
@@ -104,7 +105,9 @@ class Decoder(nn.Module):
     dtype = jnp.dtype(cfg.dtype)
     V, D = cfg.vocab_size, cfg.embed_dim
     embed_VD = self.param("embed_VD", nn.initializers.normal(D**-0.5), (V, D))
-    x_BLD = embed_VD.astype(dtype)[tokens_BL]
+    # Taken in float32, so that the gradient of a frequent token adds up in it: a sum of
+    # bfloat16 stands still once it is some hundred times what is added.
+    x_BLD = embed_VD[tokens_BL].astype(dtype)
     if cfg.scale_embeddings:
       x_BLD *= D**0.5
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
@@ -135,9 +138,8 @@ class Decoder(nn.Module):
 
   def _scan_layers(self, x_BLD, positions_BL, segments_BL):
     cfg = self.config
-    period = nn.remat(Period, prevent_cse=False) if cfg.remat else Period
     x_BLD, (aux, _) = nn.scan(
-      period,
+      remat(Period, cfg.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(nn.broadcast,) * 4,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -123,6 +124,7 @@ class MultiHeadMoe(nn.Module):
       y_BSM += x_BSM
 
     y_BLD = merge_heads(constrain(y_BSM, "BSM"), cfg.num_heads)
+    y_BLD = checkpoint_name(y_BLD, "experts")
     if cfg.use_merge_layer:
       y_BLD = LinearStack(cfg, 1.0, "flax", self.dtype, name="merge")(y_BLD)
     if cfg.shared_dim:  # on whole tokens, beside all of the above

@@ -145,7 +145,7 @@ def _plain(task: Task) -> Task:
   """
   moe = dataclasses.replace(task.model.moe, dispatch="sorted", backend="ragged")
   return dataclasses.replace(
-    task, model=dataclasses.replace(task.model, moe=moe, remat=False)
+    task, model=dataclasses.replace(task.model, moe=moe, remat="none")
   )
 
 

@@ -97,8 +97,8 @@ def remedies(cfg: RunConfig, mesh: dict[str, int]) -> list[str]:
   found = []
   if not cfg.mesh.fsdp and mesh["data"] > 1:
     found.append("--config.mesh.fsdp=True splits parameters and optimizer over data")
-  if not cfg.model.remat:
-    found.append("--config.model.remat=True recomputes blocks, a third more work")
+  if cfg.model.remat != "blocks":
+    found.append("--config.model.remat=blocks recomputes blocks, a third more work")
   train, holders = cfg.train, mesh["replica"] * mesh["data"] * mesh["expert"]
   if train.batch_size % (2 * train.accumulate_steps * holders) == 0:
     found += [

@@ -12,12 +12,14 @@ import json
 import sys
 import time
 
+from mhmoe_jax.models.remat import POLICIES
 from mhmoe_jax.plan import accounting, table
 from mhmoe_jax.plan.compile import Compiled, compile_step, devices_of
 from mhmoe_jax.train.config import RunConfig
 
-AXES = ("mesh", "capacity", "remat", "batch")
+AXES = ("mesh", "capacity", "remat", "accumulate", "batch")
 CAPACITIES = (1.0, 1.25, 1.5, 2.0)
+PARTS = (1, 2, 4, 8)  # of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,10 @@ def sweep(cfg: RunConfig, topology: str, slices: int, over: Sequence[str]) -> Sw
   choices = {
     "mesh": lambda: _meshes(cfg, devices),
     "capacity": lambda: [{"capacity_factor": c} for c in CAPACITIES],
-    "remat": lambda: [{"remat": False}, {"remat": True}],
+    "remat": lambda: [{"remat": name} for name in POLICIES],
+    "accumulate": lambda: [
+      {"accumulate_steps": n} for n in PARTS if not cfg.train.batch_size % n
+    ],
     "batch": lambda: [{"batch_size": cfg.train.batch_size * n // 2} for n in (1, 2, 4)],
   }
   every = list(itertools.product(*(choices[name]() for name in over)))
@@ -122,7 +127,7 @@ def _try(cfg: RunConfig, topology: str, slices: int, changes: dict) -> Candidate
   mesh = {k: v for k, v in changes.items() if k in ("data", "expert")}
   moe = {k: v for k, v in changes.items() if k == "capacity_factor"}
   model = {k: v for k, v in changes.items() if k == "remat"}
-  train = {k: v for k, v in changes.items() if k == "batch_size"}
+  train = {k: v for k, v in changes.items() if k in ("batch_size", "accumulate_steps")}
   model["moe"] = dataclasses.replace(cfg.model.moe, **moe)
   cfg = dataclasses.replace(
     cfg,

@@ -95,6 +95,10 @@ def _used(program: Program, computation: str, index: int) -> tuple[float, str]:
 def _written(program: Program, computation: str) -> list[float]:
   """Bytes of each of a fusion's results that it writes: pieces, if in place."""
   ops, root = program.computations[computation], program.roots[computation]
+  if root.kind == "fusion":
+    return _written(program, attribute(root, "calls"))
+  if root.result.startswith("(") and not _is_tuple(root):  # such as of an argmax
+    return list(map(nbytes, elements(root.result)))
   return [
     _written_to(program, ops, name)
     for name in (root.operands if _is_tuple(root) else (root.name,))

@@ -222,6 +222,11 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
   old = {"task": "masked", "optimizer": {"b1": 0.9}}
   expected = {"b1": 0.9, "layer_decay": 1.0, "head_rate": 1.0}
   assert read_as_config(tmp_path, old) == old | {"init": "", "optimizer": expected}
+  # Blocks were computed again, or nothing was.
+  for was, name in ((True, "blocks"), (False, "none"), ("norms", "norms")):
+    for task in ("masked", "language"):
+      old = {"task": task, "model": {"norm_epsilon": 1e-5, "remat": was}}
+      assert read_as_config(tmp_path, old)["model"]["remat"] == name
 
 
 # What was fixed before the keys below were there.

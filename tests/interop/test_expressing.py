@@ -46,7 +46,12 @@ def test_what_nobody_else_can_express(name):
 
 
 def test_machines_and_training_are_nobodys_business():
-  changes = {"dropout": 0.1, "dtype": "bfloat16", "remat": True, "tie_embeddings": True}
+  changes = {
+    "dropout": 0.1,
+    "dtype": "bfloat16",
+    "remat": "blocks",
+    "tie_embeddings": True,
+  }
   config = small_config(**MIXTRAL, **changes, moe={"renormalize": True})
   config.model.moe.update({"dispatch": "ragged", "backend": "blocks", "top_k": 3})
   assert expressing.choose_family(resolve(config).model) == "mixtral"

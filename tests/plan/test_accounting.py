@@ -25,7 +25,7 @@ def attention():
 
 
 @pytest.mark.parametrize(("activation", "matrices"), [("gelu", 2), ("swiglu", 3)])
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "blocks"])
 def test_dense_model(activation, matrices, remat):
   config = small("dense")
   config.model.update({"activation": activation, "remat": remat})
@@ -90,7 +90,7 @@ def test_remat_keeps_less_and_parts_are_smaller():
   whole = accounting.count_sizes(resolve(config)).activations
   config.train.accumulate_steps = 2
   assert accounting.count_sizes(resolve(config)).activations == whole // 2
-  config.model.remat = True
+  config.model.remat = "blocks"
   kept = accounting.count_sizes(resolve(config)).activations
   # Of every block its input, and around the blocks what a model without any keeps.
   assert N * 2 * L * D * 4 < kept < whole // 4

@@ -11,44 +11,44 @@ from mhmoe_jax.train.config import resolve
 # Parameter, and the mesh axis of each of its dimensions; - is whole.
 GOLDEN = """
 embed_VD                                     - data
-final_norm/bias_D                            data
-final_norm/scale_D                           data
+final_norm/bias_D                            -
+final_norm/scale_D                           -
 layers/block_0/attention/b_k_AQ              - model -
-layers/block_0/attention/b_o_D               - data
+layers/block_0/attention/b_o_D               - -
 layers/block_0/attention/b_q_AQ              - model -
 layers/block_0/attention/b_v_AQ              - model -
-layers/block_0/attention/inner_norm/bias_D   - data
-layers/block_0/attention/inner_norm/scale_D  - data
+layers/block_0/attention/inner_norm/bias_D   - -
+layers/block_0/attention/inner_norm/scale_D  - -
 layers/block_0/attention/w_k_DAQ             - data model -
 layers/block_0/attention/w_o_AQD             - model - data
 layers/block_0/attention/w_q_DAQ             - data model -
 layers/block_0/attention/w_v_DAQ             - data model -
-layers/block_0/attention_norm/bias_D         - data
-layers/block_0/attention_norm/scale_D        - data
+layers/block_0/attention_norm/bias_D         - -
+layers/block_0/attention_norm/scale_D        - -
 layers/block_0/ffn/b_in_F                    - model
-layers/block_0/ffn/b_out_D                   - data
+layers/block_0/ffn/b_out_D                   - -
 layers/block_0/ffn/norm_bias_F               - model
 layers/block_0/ffn/norm_scale_F              - model
 layers/block_0/ffn/w_in_DF                   - data model
 layers/block_0/ffn/w_out_FD                  - model data
-layers/block_0/ffn_norm/bias_D               - data
-layers/block_0/ffn_norm/scale_D              - data
+layers/block_0/ffn_norm/bias_D               - -
+layers/block_0/ffn_norm/scale_D              - -
 layers/block_1/attention/b_k_AQ              - model -
-layers/block_1/attention/b_o_D               - data
+layers/block_1/attention/b_o_D               - -
 layers/block_1/attention/b_q_AQ              - model -
 layers/block_1/attention/b_v_AQ              - model -
-layers/block_1/attention/inner_norm/bias_D   - data
-layers/block_1/attention/inner_norm/scale_D  - data
+layers/block_1/attention/inner_norm/bias_D   - -
+layers/block_1/attention/inner_norm/scale_D  - -
 layers/block_1/attention/w_k_DAQ             - data model -
 layers/block_1/attention/w_o_AQD             - model - data
 layers/block_1/attention/w_q_DAQ             - data model -
 layers/block_1/attention/w_v_DAQ             - data model -
-layers/block_1/attention_norm/bias_D         - data
-layers/block_1/attention_norm/scale_D        - data
-layers/block_1/ffn_norm/bias_D               - data
-layers/block_1/ffn_norm/scale_D              - data
+layers/block_1/attention_norm/bias_D         - -
+layers/block_1/attention_norm/scale_D        - -
+layers/block_1/ffn_norm/bias_D               - -
+layers/block_1/ffn_norm/scale_D              - -
 layers/block_1/moe/experts/b_in_EF           - expert model
-layers/block_1/moe/experts/b_out_EM          - expert data
+layers/block_1/moe/experts/b_out_EM          - expert -
 layers/block_1/moe/experts/norm_bias_EF      - expert model
 layers/block_1/moe/experts/norm_scale_EF     - expert model
 layers/block_1/moe/experts/w_in_EMF          - expert data model

@@ -59,6 +59,28 @@ def test_what_is_passed_on_beside_is_copied():
   )
 
 
+# The largest of 16 numbers in each of 100 rows, and where it is.
+LARGEST = """
+%inner (p0: f32[100,16]) -> (f32[100], s32[100,8]) {
+  %p0 = f32[100,16]{1,0} parameter(0)
+  ROOT %r = (f32[100]{0}, s32[100,8]{1,0}) reduce(%p0, %p0), dimensions={1}
+}
+
+%outer (p1: f32[100,16]) -> (f32[100], s32[100,8]) {
+  %p1 = f32[100,16]{1,0} parameter(0)
+  ROOT %i = (f32[100]{0}, s32[100,8]{1,0}) fusion(%p1), kind=kLoop, calls=%inner
+}
+"""
+
+
+@pytest.mark.parametrize("calls", ["inner", "outer"])
+def test_several_results_of_one_operation(calls):
+  entry = f"""
+  %a = f32[100,16]{{1,0}} parameter(0)
+  ROOT %f = (f32[100]{{0}}, s32[100,8]{{1,0}}) fusion(%a), kind=kLoop, calls=%{calls}"""
+  assert moved(entry, LARGEST) == 6400 + 400 + 3200
+
+
 @pytest.mark.parametrize(
   ("line", "count"),
   [
