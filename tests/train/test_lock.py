@@ -17,8 +17,9 @@ import tensorstore
 from mhmoe_jax.train import lock
 
 HOLDER = """
-import sys, time
+import signal, sys, time
 from mhmoe_jax.train import lock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell may have ignored it.
 lock.BEAT, lock.EXPIRY = 0.1, 5.0
 where = sys.argv[1]
 with lock._leased(where) if "://" in where else lock.hold(where):
