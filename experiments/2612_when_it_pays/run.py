@@ -1,8 +1,7 @@
 """Trains the rows: run.py --table width --data DIR --out runs/when_it_pays
 
 DIR/train.txt and DIR/valid.txt are plain text. Start it as often as there are cores:
-see `experiments/work_queue.py`. README.md says what the tables are; `report.py` draws
-what there is.
+see `experiments/work_queue.py`. README.md says what the tables are.
 """
 
 import argparse
