@@ -8,7 +8,7 @@ because the checkpoint does not know what it belongs to.
 from collections.abc import Mapping
 import io
 import json
-import os
+import pathlib
 import tempfile
 import zipfile
 
@@ -34,13 +34,19 @@ def save_iterator(iterator, pipeline: Mapping[str, str | int]) -> bytes:
   with (
     writing(tempfile.gettempdir()),
     tempfile.TemporaryDirectory() as directory,
-    zipfile.ZipFile(state, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    zipfile.ZipFile(state, "w") as archive,
   ):
     tf.train.Checkpoint(iterator=iterator).write(f"{directory}/iterator")
-    archive.writestr(_PIPELINE, json.dumps(pipeline))
-    for name in os.listdir(directory):
-      archive.write(f"{directory}/{name}", name)
+    _write(archive, _PIPELINE, json.dumps(pipeline).encode())
+    for path in sorted(pathlib.Path(directory).iterdir()):
+      _write(archive, path.name, path.read_bytes())
   return state.getvalue()
+
+
+def _write(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+  """Without the time of day: equal places are equal bytes."""
+  file = zipfile.ZipInfo(name)
+  archive.writestr(file, content, zipfile.ZIP_DEFLATED, compresslevel=1)
 
 
 def restore_iterator(iterator, pipeline: Mapping[str, str | int], state: bytes) -> str:

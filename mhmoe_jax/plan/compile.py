@@ -16,6 +16,7 @@ import tempfile
 import time
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from mhmoe_jax import sharding
 from mhmoe_jax.plan.chips import Chip, chip_of
@@ -187,12 +188,15 @@ def _compile(lowered, quick: bool):
   with tempfile.TemporaryDirectory(prefix="mhmoe_plan_") as folder:
     try:
       jax.config.update("jax_optimization_level", "O1" if quick else level)
-      # What comes from a cache is not written.
+      # What comes from a cache is not written, and libtpu without a TPU reads none. jax
+      # asks for this switch once a process, and again after a reset.
       jax.config.update("jax_enable_compilation_cache", False)
+      compilation_cache.reset_cache()
       program = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
     finally:
       jax.config.update("jax_optimization_level", level)
       jax.config.update("jax_enable_compilation_cache", cached)
+      compilation_cache.reset_cache()
     (path,) = pathlib.Path(folder).glob("*train_step*.after_optimizations.txt")
     return program, path.read_text()
 

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import SingleDeviceSharding
 import pytest
 
 from configs import base
@@ -52,6 +55,34 @@ def test_bounds_of_a_step(moe):
   found = moe.compiled
   bounds = found.compute_seconds, found.collective_seconds, found.needed
   assert bounds == pytest.approx((1.3969e-3, 1.0087e-4, 217447936), rel=1e-3)
+
+
+def test_compiled_programs_are_not_kept(tmp_path):
+  """libtpu without a TPU cannot read what it has kept."""
+  chosen = {
+    "jax_compilation_cache_dir": str(tmp_path),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+  }
+  before_all = {name: getattr(jax.config, name) for name in chosen}
+  try:
+    for name, value in chosen.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    jax.jit(lambda x: x * 3 + 1)(jax.numpy.ones(7))
+    before = sorted(tmp_path.iterdir())
+    assert before
+    device = aot.devices_of("v5e:2x2")[0]
+    x = jax.ShapeDtypeStruct((8, 128), "float32", sharding=SingleDeviceSharding(device))
+
+    def train_step(x):
+      return x * 3 + 1
+
+    aot._compile(jax.jit(train_step).lower(x), quick=True)
+    assert sorted(tmp_path.iterdir()) == before
+  finally:
+    for name, value in before_all.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 def test_memory_is_that_of_the_arguments(moe):

@@ -107,6 +107,7 @@ def test_resume_after_sigkill(config, tmp_path, whole, after):
     time.sleep(0.01)
   # While it has not ended nobody else can train here, or change anything.
   child.send_signal(signal.SIGSTOP)
+  os.waitid(os.P_PID, child.pid, os.WSTOPPED)  # A write under way ends first.
   before = files(workdir)
   with pytest.raises(
     ValueError, match=f"is held by host .* process {child.pid}, since"
