@@ -29,7 +29,7 @@ def tune(masked: ConfigDict, task: str) -> ConfigDict:
   data, seen = ConfigDict(), config.data
   data.pictures = pictures = seen.pairs  # with a text, its field is `text_key`
   pictures.num_train = 20_000  # of generated shapes
-  data.augment = seen.pair_augment  # BEiT-3's: least_area 0.5, flip True
+  data.augment = seen.pair_augment  # BEiT-3's: least_area 0.5, flip True, randaugment 2
   data.vocabulary = seen.text.vocabulary
   # Tokens of a text, the first and the last one included: shapes have 59 characters.
   data.text_length = 64

@@ -80,10 +80,12 @@ def get_config() -> ConfigDict:
   augment.least_area = 0.5  # smallest share that a crop keeps; 1: no crop
   augment.flip = True
   augment.jitter = 0.4  # of brightness, contrast and saturation
+  augment.randaugment = 0  # operations that are drawn for a picture
   data.pair_augment = augment = ConfigDict()
   augment.least_area = 1.0  # where a text says what is where, all stays there
   augment.flip = False
   augment.jitter = 0.0  # and what is red stays red
+  augment.randaugment = 0
   data.mask = mask = ConfigDict()
   mask.patches = "blocks"  # or "random"
   mask.image = 0.4  # 2208.10442 section 2.2, and 2206.01127

@@ -7,6 +7,7 @@ _YOUNGER_OF_ALL = {
   "init": "",
   "optimizer": {"layer_decay": 1.0, "head_rate": 1.0},
   "model": {"moe": {"round_factor": 1.25}},
+  "data": {"augment": {"randaugment": 0}, "pair_augment": {"randaugment": 0}},
 }
 _YOUNGER = {
   "data": {"prepared": ""},

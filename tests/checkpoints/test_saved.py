@@ -222,6 +222,9 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
   old = {"task": "masked", "optimizer": {"b1": 0.9}}
   expected = {"b1": 0.9, "layer_decay": 1.0, "head_rate": 1.0}
   assert read_as_config(tmp_path, old) == old | {"init": "", "optimizer": expected}
+  old = {"task": "vqa", "data": {"augment": {"flip": True}}}
+  found = read_as_config(tmp_path, old)["data"]
+  assert found == {"augment": {"flip": True, "randaugment": 0}}
   # Blocks were computed again, or nothing was.
   for was, name in ((True, "blocks"), (False, "none"), ("norms", "norms")):
     for task in ("masked", "language"):

@@ -1,15 +1,19 @@
 """What happens to a picture before a model sees it, in training and in evaluation.
 
 Training: random resized crop (1409.4842), horizontal flip, colour jitter, as BEiT-3
-(2208.10442 Table 11). Evaluation: the whole picture, squashed to the square. All that
-is random comes from the RandomState that is given.
+pre-trains (2208.10442 Table 11), RandAugment, as it fine-tunes. Evaluation: the whole
+picture, squashed to the square. All that is random comes from the RandomState that is
+given.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from mhmoe_jax.data.images.randaugment import randaugment
 
 _ASPECTS = math.log(3 / 4), math.log(4 / 3)
 _TRIES = 10
@@ -24,11 +28,13 @@ class AugmentConfig:
     flip: mirror every second picture; wrong where text says left and right.
     jitter: brightness, contrast and saturation are multiplied by factors of at most
       1 + jitter and at least 1 - jitter, in [0, 1); wrong where text names colours.
+    randaugment: operations of RandAugment that are drawn for each picture; 0: none.
   """
 
   least_area: float
   flip: bool
   jitter: float
+  randaugment: int = 0
 
   def __post_init__(self):
     if not 0 < self.least_area <= 1:
@@ -37,6 +43,18 @@ class AugmentConfig:
       )
     if not 0 <= self.jitter < 1:
       raise ValueError(f"jitter must be in [0, 1), got jitter={self.jitter}.")
+    if self.randaugment < 0:
+      raise ValueError(
+        f"randaugment must be at least 0, got randaugment={self.randaugment}."
+      )
+
+  def describe(self) -> dict[str, Any]:
+    """What decides a picture, as JSON values; older runs know no RandAugment."""
+    return {
+      name: value
+      for name, value in dataclasses.asdict(self).items()
+      if value or name != "randaugment"
+    }
 
 
 def squash(picture: np.ndarray, size: int) -> np.ndarray:
@@ -53,6 +71,8 @@ def augment(
     changed = changed[:, ::-1]
   if config.jitter:
     changed = _jitter(changed, config.jitter, draw)
+  if config.randaugment:
+    changed = randaugment(changed, config.randaugment, draw)
   return np.ascontiguousarray(changed)
 
 

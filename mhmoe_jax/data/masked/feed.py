@@ -139,8 +139,11 @@ def _describe(cfg: MaskedDataConfig, sizes: Sizes, batch_size: int) -> dict[str,
     "cut_pairs": cfg.cut_pairs,
     **{f"model.{name}": x for name, x in sizes._asdict().items()},
   }
-  for name in ("augment", "pair_augment", "mask"):
-    table = dataclasses.asdict(getattr(cfg, name))
+  for name, table in (
+    ("augment", cfg.augment.describe()),
+    ("pair_augment", cfg.pair_augment.describe()),
+    ("mask", dataclasses.asdict(cfg.mask)),
+  ):
     about |= {f"{name}.{key}": x for key, x in table.items()}
   for name, part in (("images", cfg.images), ("pairs", cfg.pairs)):
     about |= {f"{name}.{key}": x for key, x in identify(part).items()}

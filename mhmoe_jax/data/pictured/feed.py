@@ -136,5 +136,5 @@ def _describe(cfg: PicturedConfig, size: int, batch_size: int) -> dict[str, Any]
   about = {name: x for name, x in values.items() if not dataclasses.is_dataclass(x)}
   about |= {"vocabulary": identify_vocabulary(cfg.vocabulary)}
   about |= {"batch_size": batch_size, "model.picture_size": size}
-  about |= {f"augment.{key}": x for key, x in dataclasses.asdict(cfg.augment).items()}
+  about |= {f"augment.{key}": x for key, x in cfg.augment.describe().items()}
   return about | {f"pictures.{key}": x for key, x in identify(cfg.pictures).items()}

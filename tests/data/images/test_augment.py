@@ -93,8 +93,11 @@ def test_jitter_by_hand():
 
 
 @pytest.mark.parametrize(
-  ("field", "value"), [("least_area", 0.0), ("least_area", 1.5), ("jitter", 1.0)]
+  ("field", "value"),
+  [("least_area", 0.0), ("least_area", 1.5), ("jitter", 1.0), ("randaugment", -1)],
 )
 def test_bad_values(field, value):
-  with pytest.raises(ValueError, match=f"{field} must be in .* got {field}={value}"):
+  with pytest.raises(
+    ValueError, match=f"{field} must be (in|at) .* got {field}={value}"
+  ):
     AugmentConfig(**{"least_area": 1.0, "flip": True, "jitter": 0.0, field: value})
