@@ -17,10 +17,12 @@ def _piece_sizes(num_rows: int, num_experts: int) -> tuple[int, int]:
   """Rows of a large piece and of the small ones that an expert's last rows are cut in.
 
   Every product costs as much as some seven rows more, and the last piece wastes half of
-  its rows: large ones for the bulk, and small ones, still fast, for the rest.
+  its rows: large ones for the bulk, and small ones, still fast, for the rest. Where an
+  expert has a few rows at all, as in decoding, most of a piece of 16 would be waste.
   """
-  large = max(16, min(256, 1 << (num_rows // num_experts // 2).bit_length()))
-  return large, max(16, large // 4)
+  least = 16 if num_rows >= 8 * num_experts else 4
+  large = max(least, min(256, 1 << (num_rows // num_experts // 2).bit_length()))
+  return large, max(least, large // 4)
 
 
 def _for_experts(sizes_E: jax.Array, body: Callable, carry):
