@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+from mhmoe_jax.models.remat import POLICIES
 from mhmoe_jax.plan import accounting, parity, table
 from mhmoe_jax.plan.compile import Compiled, compile_step
 from mhmoe_jax.train.config import MeshConfig, RunConfig
@@ -97,8 +98,13 @@ def remedies(cfg: RunConfig, mesh: dict[str, int]) -> list[str]:
   found = []
   if not cfg.mesh.fsdp and mesh["data"] > 1:
     found.append("--config.mesh.fsdp=True splits parameters and optimizer over data")
-  if cfg.model.remat != "blocks":
-    found.append("--config.model.remat=blocks recomputes blocks, a third more work")
+  ladder = list(POLICIES)
+  for name, cost in (
+    ("projections", "recomputes all but attention and experts"),
+    ("blocks", "recomputes blocks, a third more work"),
+  ):
+    if ladder.index(name) > ladder.index(cfg.model.remat):
+      found.append(f"--config.model.remat={name} {cost}")
   train, holders = cfg.train, mesh["replica"] * mesh["data"] * mesh["expert"]
   if train.batch_size % (2 * train.accumulate_steps * holders) == 0:
     found += [
