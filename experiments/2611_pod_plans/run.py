@@ -22,6 +22,7 @@ PLANS = (
   ("paper2_h3", "v5e:4x4", 1),
   ("paper1_256", "v5p:4x4x4", 1),
   ("paper1_256", "v6e:8x8", 1),
+  ("multimodal", "v5p:4x4x4", 1),
   ("large", "v5p:4x8x8", 2),
 )
 HEADER = (
