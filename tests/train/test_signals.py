@@ -12,6 +12,16 @@ from mhmoe_jax.train.signals import stop_signals
 ASKS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
+@pytest.fixture(autouse=True)
+def _not_ignored():
+  """As in a terminal: nohup has SIGHUP ignored, a background shell SIGINT."""
+  handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+  before = {number: signal.signal(number, new) for number, new in handlers.items()}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", ASKS)
 def test_asked_once_it_stops_after_the_step(number, caplog):
   before = signal.getsignal(number)
