@@ -13,9 +13,8 @@ import config as rows
 import run
 
 from experiments import work_queue
+from experiments.intervals import interval
 
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 TABLES = (
   ("English, 8 experts", "english", "xmoe_8", run.make_jobs("1", 1)),
   ("Heads (Table 5)", "english", "xmoe_8", run.make_jobs("5", 1)),
@@ -26,15 +25,6 @@ TABLES = (
   ("Scaling (Fig. 6)", "english", "xmoe_16", run.make_jobs("scaling", 1)),
   ("15 languages", "multilingual", "xmoe_8", run.make_jobs("1_multilingual", 1)),
 )
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-  """Mean and half a 95 % t-interval; NaN for one value."""
-  mean, n = statistics.fmean(values), len(values)
-  if n < 2:
-    return mean, math.nan
-  t = STUDENT.get(n - 1, 2.0)
-  return mean, t * statistics.stdev(values) / math.sqrt(n)
 
 
 def judge(mean: float, half: float) -> str:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import config as rows
 
 from experiments import work_queue
+from experiments.vocabulary import set_vocabulary
 
 RATES = (0.004, 0.008, 0.016, 0.032)
 
@@ -95,17 +96,7 @@ def make_config(job: Job, rate: float, data: pathlib.Path, out: pathlib.Path):
   for files in config.data.mixture.values() if config.data.mixture else [config.data]:
     for part in ("train", "valid"):
       files[part] = str(data / pathlib.Path(files[part]).relative_to("data"))
-  vocabulary = out / f"{job.language}.model"
-  config.data.vocabulary = str(vocabulary)
-  with work_queue.claim(out / f"{job.language}.lock", wait=True):
-    if not vocabulary.exists():
-      from mhmoe_jax.data import tokenizer, windows
-      from mhmoe_jax.train.config import resolve
-
-      texts = windows.iterate_texts(resolve(config).data, "train")
-      part = vocabulary.with_suffix(".part")
-      tokenizer.train_sentencepiece(texts, config.model.vocab_size, str(part))
-      part.rename(vocabulary)
+  set_vocabulary(config, out / f"{job.language}.model")
   return config
 
 

@@ -12,23 +12,14 @@ import statistics
 import run
 
 from experiments import work_queue
+from experiments.intervals import interval
 
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 PARTS = ("image", "text", "pair/image", "pair/text")
 TABLES = (
   ("8 experts (Table 1)", "xmoe_8", run.MAIN),
   ("Where experts stand", "mhmoe_8", ("mhmoe_8", *run.PLACES)),
   ("32 experts", "xmoe_32", run.LARGE),
 )
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-  """Mean and half a 95 % t-interval; NaN for one value."""
-  mean, n = statistics.fmean(values), len(values)
-  if n < 2:
-    return mean, math.nan
-  return mean, STUDENT[n - 1] * statistics.stdev(values) / math.sqrt(n)
 
 
 def judge(mean: float, half: float) -> str:

@@ -14,9 +14,8 @@ import config as tasks
 import run
 
 from experiments import work_queue
+from experiments.intervals import interval
 
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 REFERENCE = "xmoe_8"
 MEASURES = {
   "vqa": ("accuracy", "accuracy/yes/no", "accuracy/number", "accuracy/other", "loss"),
@@ -25,13 +24,10 @@ MEASURES = {
 }
 
 
-def interval(values: list[float]) -> str:
-  """Mean and a 95 % t-interval of it, as far as there is one."""
-  mean, n = statistics.fmean(values), len(values)
-  if n < 2:
-    return f"{mean:+.3f}"
-  half = STUDENT[n - 1] * statistics.stdev(values) / math.sqrt(n)
-  return f"{mean:+.3f} ± {half:.3f}"
+def told(values: list[float]) -> str:
+  """Mean and half an interval of it, as far as there is one."""
+  mean, half = interval(values)
+  return f"{mean:+.3f}" if math.isnan(half) else f"{mean:+.3f} ± {half:.3f}"
 
 
 def table(name: str, results: list[dict], blind: float | None) -> list[str]:
@@ -65,7 +61,7 @@ def table(name: str, results: list[dict], blind: float | None) -> list[str]:
       for seed, valid in seeds.items()
       if seed in reference
     ]
-    less = interval(pairs) if pairs and model != REFERENCE else ""
+    less = told(pairs) if pairs and model != REFERENCE else ""
     cells = " | ".join(f"{x:.3f}" for x in means)
     lines.append(f"| {model} | {start} | {len(seeds)} | {cells} | {less} |")
   if blind is not None:

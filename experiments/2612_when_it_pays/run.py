@@ -14,6 +14,7 @@ import config as rows
 from ml_collections import ConfigDict
 
 from experiments import work_queue
+from experiments.vocabulary import set_vocabulary
 
 SEEDS = (0, 1, 2)
 RATES = (0.002, 0.004, 0.008)
@@ -76,17 +77,7 @@ def make_config(job: Job, data: pathlib.Path, out: pathlib.Path) -> ConfigDict:
   config.optimizer.learning_rate = job.rate
   config.train.seed = config.data.seed = job.seed
   config.data.train, config.data.valid = f"{data}/train.txt", f"{data}/valid.txt"
-  vocabulary = out / "tokens.model"
-  config.data.vocabulary = str(vocabulary)
-  with work_queue.claim(out / "tokens.lock", wait=True):
-    if not vocabulary.exists():
-      from mhmoe_jax.data import tokenizer, windows
-      from mhmoe_jax.train.config import resolve
-
-      texts = windows.iterate_texts(resolve(config).data, "train")
-      part = vocabulary.with_suffix(".part")
-      tokenizer.train_sentencepiece(texts, config.model.vocab_size, str(part))
-      part.rename(vocabulary)
+  set_vocabulary(config, out / "tokens.model")
   return config
 
 

@@ -100,6 +100,7 @@ def remedies(cfg: RunConfig, mesh: dict[str, int]) -> list[str]:
     found.append("--config.mesh.fsdp=True splits parameters and optimizer over data")
   ladder = list(POLICIES)
   for name, cost in (
+    ("norms", "recomputes what multiplies no matrices"),
     ("projections", "recomputes all but attention and experts"),
     ("blocks", "recomputes blocks, a third more work"),
   ):

@@ -130,12 +130,12 @@ def test_what_does_not_fit_says_by_how_much():
   assert not made.compiled.fits
   shown = made.text()
   assert "does not fit, by " in shown
-  policies = ["model.remat=projections", "model.remat=blocks"]
+  policies = [f"model.remat={name}" for name in ("norms", "projections", "blocks")]
   for key in ("mesh.fsdp=True", *policies, "accumulate_steps=2"):
     assert key in shown
   config.model.remat = "projections"
   found = "\n".join(report.remedies(resolve(config), made.compiled.mesh))
-  assert [name in found for name in policies] == [False, True]
+  assert [name in found for name in policies] == [False, False, True]
   assert "remedies" in json.loads(made.json())["step"]
 
 
