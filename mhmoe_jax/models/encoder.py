@@ -9,7 +9,8 @@ for both modalities or one for each: public code forbids MoE in a multiway netwo
 the paper of MH-MoE does not say where its experts are.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -46,18 +47,26 @@ Pools = dict[str, MoeAux]
 Caches = dict[str, list[KeyValues]]
 
 
+class Sight(NamedTuple):
+  """What blocks must know of a sequence beside its hidden states."""
+
+  mask_B1LL: jax.Array | None  # bool, what each place sees; None: all
+  real_BL: jax.Array  # bool, False for padding
+  # Of each layer, keys and values of places before these; None: there are none.
+  earlier: tuple[Any, ...] | None
+
+
 class EncoderBlock(nn.Module):
   """Attention and FFN, each behind a norm and beside a residual."""
 
   config: EncoderConfig
   use_moe: bool
   deterministic: bool
-  num_image: int
   trace: bool
 
   @nn.compact
-  def __call__(self, x_BLD, drop_rate, mask_B1LL, real_BL, earlier):
-    cfg, num_image = self.config, self.num_image
+  def __call__(self, x_BLD, num_image: int, drop_rate, sight: Sight):
+    cfg = self.config
     multiway = cfg.backbone == "multiway"
     norm = cfg.norm, cfg.norm_epsilon
     dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
@@ -69,7 +78,7 @@ class EncoderBlock(nn.Module):
       multiway, num_image, x_BLD, lambda p: Norm(*norm, name=f"{p}attention_norm")
     )
     attention = EncoderAttention(cfg, name="attention")
-    y_BLD, kept = attention(y_BLD, num_image, mask_B1LL, earlier)
+    y_BLD, kept = attention(y_BLD, num_image, sight.mask_B1LL, sight.earlier)
     x_BLD = add(x_BLD, y_BLD)
     y_BLD = by_modality(
       multiway, num_image, x_BLD, lambda p: Norm(*norm, name=f"{p}ffn_norm")
@@ -88,7 +97,7 @@ class EncoderBlock(nn.Module):
       def apply(y_BLD):
         # The places of this pool: of a part of the sequence, or all of them.
         start = num_image if prefix == "text_" else 0
-        real = real_BL[:, start : start + y_BLD.shape[1]]
+        real = sight.real_BL[:, start : start + y_BLD.shape[1]]
         lengths = {"image": num_image, "text": x_BLD.shape[1] - num_image}
         if prefix:
           lengths = {prefix.rstrip("_"): y_BLD.shape[1]}
@@ -119,32 +128,32 @@ class EncoderBlock(nn.Module):
 
 
 class EncoderPeriod(nn.Module):
-  """Blocks of which the last has an MoE layer, or one without; what is scanned."""
+  """Blocks of which the last has an MoE layer, or one without; what is scanned.
+
+  It takes several sequences through each block, one after the other.
+  """
 
   config: EncoderConfig
   num_blocks: int
   use_moe: bool
   deterministic: bool
-  num_image: int
+  num_images: tuple[int, ...]  # of each sequence
   trace: bool
 
   @nn.compact
-  def __call__(self, x_BLD, rates_N, mask_B1LL, real_BL, earlier):
-    pools, kept = {}, []
+  def __call__(self, hidden, rates_N, masks, reals, earlier):
+    hidden, pools, kept = list(hidden), [{} for _ in hidden], [[] for _ in hidden]
     for i in range(self.num_blocks):
       use_moe = self.use_moe and i == self.num_blocks - 1
       block = EncoderBlock(
-        self.config,
-        use_moe,
-        self.deterministic,
-        self.num_image,
-        self.trace,
-        name=f"block_{i}",
+        self.config, use_moe, self.deterministic, self.trace, name=f"block_{i}"
       )
-      mine = None if earlier is None else tuple(part[i] for part in earlier)
-      x_BLD, pools, one = block(x_BLD, rates_N[i], mask_B1LL, real_BL, mine)
-      kept.append(one)
-    return x_BLD, (pools, kept)
+      for k, num_image in enumerate(self.num_images):
+        mine = None if earlier[k] is None else tuple(part[i] for part in earlier[k])
+        sight = Sight(masks[k], reals[k], mine)
+        hidden[k], pools[k], one = block(hidden[k], num_image, rates_N[i], sight)
+        kept[k].append(one)
+    return tuple(hidden), list(zip(pools, kept, strict=True))
 
 
 class Encoder(nn.Module):
@@ -173,13 +182,26 @@ class Encoder(nn.Module):
       are pictures. And the auxiliary values of the MoE layers, stacked along a leading
       N.
     """
-    return self.extend(inputs)[:2]
+    return self._apply([inputs], [None])[0][:2]
 
-  @nn.compact
+  def together(self, kinds: Sequence[Inputs]) -> list[tuple[jax.Array, Pools]]:
+    """Applies the model to inputs of several kinds, all of them layer by layer.
+
+    Each becomes what it becomes alone. On a mesh a layer's weights are gathered once,
+    and their gradients added up over the kinds before devices exchange them.
+
+    Args:
+      kinds: of any shapes.
+
+    Returns:
+      Of each kind, what `__call__` returns.
+    """
+    return [found[:2] for found in self._apply(kinds, [None] * len(kinds))]
+
   def extend(
     self,
     inputs: Inputs,
-    earlier: tuple[Caches, ...] | None = None,
+    earlier: tuple[Caches, ...],
     sees_B1LT: jax.Array | None = None,
   ) -> tuple[jax.Array, Pools, Caches]:
     """Applies the model to places behind others, of which it has kept what is needed.
@@ -187,71 +209,116 @@ class Encoder(nn.Module):
     Args:
       inputs: the new places.
       earlier: what was returned for places before them, in parts of any lengths, T
-        places in all; () where there are none. None: keep nothing of the new ones.
+        places in all; () where there are none.
       sees_B1LT: bool, which of those each new place sees; None where there are none.
 
     Returns:
       As of `__call__`, and keys and values of the new places.
     """
+    return self._apply([inputs], [earlier], sees_B1LT)[0]
+
+  @nn.compact
+  def _apply(
+    self,
+    kinds: Sequence[Inputs],
+    earlier: Sequence[tuple[Caches, ...] | None],
+    sees_B1LT: jax.Array | None = None,
+  ) -> list[tuple[jax.Array, Pools, Caches]]:
+    """Embeddings, blocks and the last norm; keys and values only beside `earlier`."""
     cfg = self.config
-    dtype = jnp.dtype(cfg.dtype)
-    parts, segments, orders, num_image = [], [], [], 0
-    if inputs.patches_BPU is not None:
-      embed = PictureEmbedding(cfg, name="picture")
-      parts.append(embed(inputs.patches_BPU.astype(dtype), inputs.masked_BP))
-      num_image = parts[0].shape[1]
-      ones_BL = jnp.ones(parts[0].shape[:2], jnp.int32)
-      real_B = inputs.real_B
-      segments.append(ones_BL if real_B is None else ones_BL * real_B[:, None])
-      orders.append(jnp.zeros(parts[0].shape[:2], jnp.int32))
-    if inputs.tokens_BT is not None:
-      embed = TextEmbedding(cfg, name="text")
-      tokens = inputs.tokens_BT, inputs.positions_BT, inputs.segments_BT
-      parts.append(embed(*tokens))
-      segments.append(inputs.segments_BT)
-      order_BT = inputs.order_BT
-      orders.append(inputs.tokens_BT * 0 if order_BT is None else order_BT)
-    x_BLD = constrain(jnp.concatenate(parts, axis=1), "BLD")
-    segments_BL, order_BL = (jnp.concatenate(x, axis=1) for x in (segments, orders))
-    x_BLD = nn.Dropout(cfg.dropout, deterministic=self.deterministic)(x_BLD)
-
-    # Pictures are never padded, and alone need no mask.
-    mask_B1LL = None if inputs.tokens_BT is None else visible(order_BL, segments_BL)
-    if sees_B1LT is not None:
-      mask_B1LL = jnp.concatenate([sees_B1LT, mask_B1LL], axis=3)
-    x_BLD, pools, kept = self._apply_blocks(
-      x_BLD, num_image, mask_B1LL, segments_BL > 0, earlier
+    picture = PictureEmbedding(cfg, name="picture")
+    text = TextEmbedding(cfg, name="text")
+    dropout = nn.Dropout(cfg.dropout, deterministic=self.deterministic)
+    hidden, num_images, masks, reals = [], [], [], []
+    for inputs in kinds:
+      x_BLD, num_image, segments_BL, order_BL = _embed(picture, text, inputs)
+      hidden.append(dropout(constrain(x_BLD, "BLD")))
+      num_images.append(num_image)
+      # Pictures are never padded, and alone need no mask.
+      mask_B1LL = None if inputs.tokens_BT is None else visible(order_BL, segments_BL)
+      if sees_B1LT is not None:
+        mask_B1LL = jnp.concatenate([sees_B1LT, mask_B1LL], axis=3)
+      masks.append(mask_B1LL)
+      reals.append(segments_BL > 0)
+    hidden, pools, kept = self._apply_blocks(
+      tuple(hidden), tuple(num_images), masks, reals, earlier
     )
-    if not self.norm_output:
-      return x_BLD, pools, kept
-    x_BLD = by_modality(
-      cfg.backbone == "multiway",
-      num_image,
-      x_BLD,
-      lambda p: Norm(cfg.norm, cfg.norm_epsilon, name=f"{p}final_norm"),
-    )
-    return x_BLD, pools, kept
+    if self.norm_output:
+      norms = {
+        prefix: Norm(cfg.norm, cfg.norm_epsilon, name=f"{prefix}final_norm")
+        for prefix in ("", "image_", "text_")
+      }
+      hidden = [
+        by_modality(cfg.backbone == "multiway", *place, norms.__getitem__)
+        for place in zip(num_images, hidden, strict=True)
+      ]
+    return list(zip(hidden, pools, kept, strict=True))
 
-  def _apply_blocks(self, x_BLD, num_image: int, mask_B1LL, real_BL, earlier):
+  def _apply_blocks(self, hidden, num_images, masks, reals, earlier):
     """All blocks: those before the first MoE layer in one scan, the others in one."""
     cfg = self.config
     rates_N = jnp.linspace(0.0, cfg.drop_path, cfg.num_layers)
     last = 0 if cfg.ffn == "dense" else cfg.moe_last
-    first, pools, kept = cfg.num_layers - last, {}, {}
+    first = cfg.num_layers - last
+    pools, kept = [{} for _ in hidden], [{} for _ in hidden]
+    period = EncoderPeriod
+    if not self.is_initializing():
+      period = nn.map_variables(EncoderPeriod, "params", self._cast)
     for name, start, stop, size, use_moe in (
       ("layers", 0, first, 1, False),
       ("moe_layers", first, cfg.num_layers, cfg.moe_every, True),
     ):
       if start == stop:
         continue
-      mine = None if earlier is None else tuple(part[name] for part in earlier)
-      x_BLD, (pools, kept[name]) = nn.scan(
-        remat(EncoderPeriod, cfg.remat),
+      before = [
+        None if parts is None else tuple(part[name] for part in parts)
+        for parts in earlier
+      ]
+      hidden, found = nn.scan(
+        remat(period, cfg.remat),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast, nn.broadcast, 0),
         length=(stop - start) // size,
       )(
-        cfg, size, use_moe, self.deterministic, num_image, self.trace, name=name
-      )(x_BLD, rates_N[start:stop].reshape(-1, size), mask_B1LL, real_BL, mine)
-    return x_BLD, pools, kept
+        cfg, size, use_moe, self.deterministic, num_images, self.trace, name=name
+      )(hidden, rates_N[start:stop].reshape(-1, size), masks, reals, before)
+      for k, (of_layers, keys) in enumerate(found):
+        pools[k], kept[k][name] = of_layers, keys
+    return hidden, pools, kept
+
+  def _cast(self, params):
+    """Weights in the compute type, once for all kinds of a layer.
+
+    Gradients of several kinds are then added up in it, before they are exchanged and
+    made float32: XLA swaps an addition and an exchange of one type only.
+    """
+    if self.config.bitnet:
+      return params
+
+    def cast(path, w):
+      names = [key.key for key in path]
+      is_float32 = "router" in names or names[-1].startswith(("scale_", "bias_"))
+      return w if is_float32 else w.astype(self.config.dtype)
+
+    return jax.tree.map_with_path(cast, params)
+
+
+def _embed(picture: PictureEmbedding, text: TextEmbedding, inputs: Inputs):
+  """Hidden states, how many are of a picture, segments and order of all places."""
+  parts, segments, orders, num_image = [], [], [], 0
+  if inputs.patches_BPU is not None:
+    patches_BPU = inputs.patches_BPU.astype(picture.config.dtype)
+    parts.append(picture(patches_BPU, inputs.masked_BP))
+    num_image = parts[0].shape[1]
+    ones_BL = jnp.ones(parts[0].shape[:2], jnp.int32)
+    real_B = inputs.real_B
+    segments.append(ones_BL if real_B is None else ones_BL * real_B[:, None])
+    orders.append(jnp.zeros(parts[0].shape[:2], jnp.int32))
+  if inputs.tokens_BT is not None:
+    parts.append(text(inputs.tokens_BT, inputs.positions_BT, inputs.segments_BT))
+    segments.append(inputs.segments_BT)
+    order_BT = inputs.order_BT
+    orders.append(inputs.tokens_BT * 0 if order_BT is None else order_BT)
+  x_BLD, *rest = (jnp.concatenate(x, axis=1) for x in (parts, segments, orders))
+  return x_BLD, num_image, *rest

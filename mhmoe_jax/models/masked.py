@@ -1,11 +1,30 @@
 """BEiT-3's pre-training model: what the encoder says of masked patches and tokens."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
 from mhmoe_jax.models.encoder import Encoder, Inputs, Pools
 from mhmoe_jax.models.encoder_config import EncoderConfig
+
+
+class Question(NamedTuple):
+  """Inputs, and the places that are to be told; see `MaskedModel.__call__`."""
+
+  inputs: Inputs
+  patch_places_BJ: jax.Array | None = None
+  token_places_BJ: jax.Array | None = None
+
+
+class Answer(NamedTuple):
+  """What `MaskedModel.__call__` returns."""
+
+  codes_BJW: jax.Array | None
+  tokens_BJV: jax.Array | None
+  pools: Pools
 
 
 class MaskedModel(nn.Module):
@@ -18,13 +37,12 @@ class MaskedModel(nn.Module):
   deterministic: bool = True
   trace: bool = False
 
-  @nn.compact
   def __call__(
     self,
     inputs: Inputs,
     patch_places_BJ: jax.Array | None = None,
     token_places_BJ: jax.Array | None = None,
-  ) -> tuple[jax.Array | None, jax.Array | None, Pools]:
+  ) -> Answer:
     """Applies the model.
 
     Args:
@@ -36,18 +54,27 @@ class MaskedModel(nn.Module):
       float32 logits of codes (B, J, W) and of tokens (B, J, V), each None where no
       places are given; the auxiliary values of `Encoder`.
     """
+    return self.together([Question(inputs, patch_places_BJ, token_places_BJ)])[0]
+
+  @nn.compact
+  def together(self, kinds: Sequence[Question]) -> list[Answer]:
+    """Applies the model to several kinds of inputs, see `Encoder.together`."""
     cfg = self.config
     encoder = Encoder(cfg, self.deterministic, self.trace, name="encoder")
-    x_BLD, aux = encoder(inputs)
-    num_image = 0 if inputs.patches_BPU is None else inputs.patches_BPU.shape[1] + 1
-    codes_BJW = tokens_BJV = None
-    if patch_places_BJ is not None:
-      head = LogitHead(cfg.num_codes, "W", name="image_head")
-      codes_BJW = head(_take(x_BLD, patch_places_BJ + 1))
-    if token_places_BJ is not None:
-      head = LogitHead(cfg.vocab_size, "V", name="text_head")
-      tokens_BJV = head(_take(x_BLD, token_places_BJ + num_image))
-    return codes_BJW, tokens_BJV, aux
+    image_head = LogitHead(cfg.num_codes, "W", name="image_head")
+    text_head = LogitHead(cfg.vocab_size, "V", name="text_head")
+    encoded = encoder.together([kind.inputs for kind in kinds])
+    answers = []
+    for kind, (x_BLD, pools) in zip(kinds, encoded, strict=True):
+      codes_BJW = tokens_BJV = None
+      patches_BPU = kind.inputs.patches_BPU
+      num_image = 0 if patches_BPU is None else patches_BPU.shape[1] + 1
+      if kind.patch_places_BJ is not None:
+        codes_BJW = image_head(_take(x_BLD, kind.patch_places_BJ + 1))
+      if kind.token_places_BJ is not None:
+        tokens_BJV = text_head(_take(x_BLD, kind.token_places_BJ + num_image))
+      answers.append(Answer(codes_BJW, tokens_BJV, pools))
+    return answers
 
 
 class LogitHead(nn.Module):

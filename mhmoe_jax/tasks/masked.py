@@ -16,7 +16,7 @@ import numpy as np
 
 from mhmoe_jax.codes import vocabulary
 from mhmoe_jax.models.encoder import Pools
-from mhmoe_jax.models.masked import MaskedModel
+from mhmoe_jax.models.masked import Answer, MaskedModel, Question
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.tasks import filling, run_codes
 from mhmoe_jax.tasks.masked_evaluation import MaskedEvaluation, Part
@@ -153,9 +153,11 @@ class Masked(Task):
     """Cross-entropy over masked places, and the routers' losses."""
     share, mean = jnp.float32(0), jnp.float32(0)
     shares, means = {}, {}
-    for nth, (kind, weight) in enumerate(self.objective.shares().items()):
-      rngs = {"dropout": jax.random.fold_in(key, nth)}
-      guesses, pools = self._guess(params, fixed, batch[kind], rngs)
+    weights = self.objective.shares()
+    rngs = {"dropout": key}
+    told = self._guess(params, fixed, {kind: batch[kind] for kind in weights}, rngs)
+    for kind, weight in weights.items():
+      guesses, pools = told[kind]
       names = {modality: _name(kind, modality) for modality in guesses}
       total = sum(totals[name] for name in names.values())
       share += weight * sum(found.nll for found in guesses.values()) / total
@@ -171,7 +173,7 @@ class Masked(Task):
 
   def count(self, params: Params, fixed: Params, batch: Batch) -> Sums:
     """Nats, right guesses and places of each modality, and loads times the tokens."""
-    guesses, pools = self._guess(params, fixed, batch, None)
+    ((guesses, pools),) = self._guess(params, fixed, {"": batch}, None).values()
     sums = {modality: found._asdict() for modality, found in guesses.items()}
     for modality, load in count_loads(inputs_of(self.model, batch), pools).items():
       sums[modality] |= load
@@ -235,8 +237,9 @@ class Masked(Task):
     shown = {}
     for kind in ("image", "pair"):
       batch = jax.tree.map(lambda x: x[: filling.SHOWN], batches[kind])
-      codes_BJW, _, _ = self._apply(params, batch, None)
-      shown[kind] = filling.fill_in(self.codes, fixed, batch, codes_BJW.argmax(axis=-1))
+      (answer,) = self._apply(params, [batch], None)
+      ids_BJ = answer.codes_BJW.argmax(axis=-1)
+      shown[kind] = filling.fill_in(self.codes, fixed, batch, ids_BJ)
     return shown
 
   def draw(self, shown: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -247,33 +250,41 @@ class Masked(Task):
       for kind, title in titles.items()
     }
 
-  def _apply(self, params: Params, batch: Batch, rngs: Any):
-    """Logits of codes and of tokens at masked places, and auxiliary values."""
-    return MaskedModel(self.model, deterministic=rngs is None).apply(
-      {"params": params},
-      inputs_of(self.model, batch),
-      batch.get("patch_places"),
-      batch.get("token_places"),
-      rngs=rngs,
-    )
+  def _apply(
+    self, params: Params, batches: Sequence[Batch], rngs: Any
+  ) -> list[Answer]:
+    """What the model says of batches of some kinds; `rngs` in training."""
+    questions = [
+      Question(
+        inputs_of(self.model, batch),
+        batch.get("patch_places"),
+        batch.get("token_places"),
+      )
+      for batch in batches
+    ]
+    model = MaskedModel(self.model, deterministic=rngs is None)
+    return model.apply({"params": params}, questions, rngs=rngs, method="together")
 
   def _guess(
-    self, params: Params, fixed: Params, batch: Batch, rngs: Any
-  ) -> tuple[dict[str, Guesses], Pools]:
-    """What is told of each modality of a batch of one kind; `rngs` in training."""
-    codes_BJW, tokens_BJV, pools = self._apply(params, batch, rngs)
-    guesses = {}
-    if codes_BJW is not None:
-      patches_BPU = normalize(to_patches(batch["pixels"], self.model.patch_size))
-      ids_BP = vocabulary.encode(self.codes, fixed, patches_BPU)
-      targets_BJ = jnp.take_along_axis(ids_BP, batch["patch_places"], axis=1)
-      weights_BJ = jnp.ones(targets_BJ.shape, jnp.float32)
-      if "real" in batch:
-        weights_BJ *= batch["real"][:, None]
-      guesses["image"] = _score(codes_BJW, targets_BJ, weights_BJ)
-    if tokens_BJV is not None:
-      guesses["text"] = _score(tokens_BJV, batch["targets"], batch["weights"])
-    return guesses, pools
+    self, params: Params, fixed: Params, batches: Mapping[str, Batch], rngs: Any
+  ) -> dict[str, tuple[dict[str, Guesses], Pools]]:
+    """What is told of each modality in batches by kind; `rngs` in training."""
+    told = {}
+    answers = self._apply(params, list(batches.values()), rngs)
+    for (kind, batch), answer in zip(batches.items(), answers, strict=True):
+      guesses = {}
+      if answer.codes_BJW is not None:
+        patches_BPU = normalize(to_patches(batch["pixels"], self.model.patch_size))
+        ids_BP = vocabulary.encode(self.codes, fixed, patches_BPU)
+        targets_BJ = jnp.take_along_axis(ids_BP, batch["patch_places"], axis=1)
+        weights_BJ = jnp.ones(targets_BJ.shape, jnp.float32)
+        if "real" in batch:
+          weights_BJ *= batch["real"][:, None]
+        guesses["image"] = _score(answer.codes_BJW, targets_BJ, weights_BJ)
+      if answer.tokens_BJV is not None:
+        guesses["text"] = _score(answer.tokens_BJV, batch["targets"], batch["weights"])
+      told[kind] = guesses, answer.pools
+    return told
 
   def _mask_id(self) -> int:
     from mhmoe_jax.data.vocabularies import make_vocabulary

@@ -358,7 +358,7 @@ def test_drop_path_leaves_out_whole_examples_and_keeps_the_mean(key):
 
 def test_drop_path_leaves_out_its_share_and_scales_the_rest(key):
   config = dataclasses.replace(SMALL, drop_path=0.5)
-  block = EncoderBlock(config, False, False, SMALL.num_image, False)
+  block = EncoderBlock(config, False, False, False)
   inputs = jnp.ones((2000, 2, 3)), jnp.float32(0.25)
   found = block.apply({}, *inputs, rngs={"dropout": key}, method="_drop_path")
   assert set(np.unique(found).tolist()) == {0.0, np.float32(4 / 3).item()}
@@ -367,10 +367,10 @@ def test_drop_path_leaves_out_its_share_and_scales_the_rest(key):
 
 
 def of_noise(**changes):
-  """A model of text alone, without compiling its initial values."""
+  """A model with weights of noise, without compiling its initial values."""
   changes = {"ffn": "smoe", "backbone": "shared", "pools": "shared"} | changes
   config = dataclasses.replace(SMALL, **changes)
-  shapes = jax.eval_shape(Encoder(config).init, jax.random.key(0), TEXT)
+  shapes = jax.eval_shape(Encoder(config).init, jax.random.key(0), PAIR)
   draw = np.random.default_rng(0)
   return config, jax.tree.map(lambda x: draw.normal(size=x.shape).astype("f4"), shapes)
 
@@ -378,7 +378,7 @@ def of_noise(**changes):
 def test_drop_path_rises_with_depth_over_all_blocks(monkeypatch):
   """In four blocks, of which the last two are a period: 0, 0.1, 0.2, 0.3 as digits."""
 
-  def shift(self, x_BLD, rate, mask_B1LL, real_BL, earlier):
+  def shift(self, x_BLD, num_image, rate, sight):
     return 10 * x_BLD + rate, {}, None
 
   monkeypatch.setattr(EncoderBlock, "__call__", shift)
