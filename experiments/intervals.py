@@ -13,3 +13,11 @@ def interval(values: list[float]) -> tuple[float, float]:
     return mean, math.nan
   t = float(stats.t.ppf(0.975, n - 1))
   return mean, t * statistics.stdev(values) / math.sqrt(n)
+
+
+def told(values: list[float]) -> str:
+  """Mean of differences and half an interval of it, as far as there is one."""
+  if not values:
+    return ""
+  mean, half = interval(values)
+  return f"{mean:+.3f}" if math.isnan(half) else f"{mean:+.3f} ± {half:.3f}"

@@ -6,7 +6,6 @@ tables.md.
 
 import argparse
 import json
-import math
 import pathlib
 import statistics
 
@@ -14,7 +13,7 @@ import config as tasks
 import run
 
 from experiments import work_queue
-from experiments.intervals import interval
+from experiments.intervals import told
 
 REFERENCE = "xmoe_8"
 MEASURES = {
@@ -22,12 +21,6 @@ MEASURES = {
   "nlvr": ("accuracy", "consistency", "loss"),
   "captioning": ("cider_d", "bleu_4", "rouge_l", "loss"),
 }
-
-
-def told(values: list[float]) -> str:
-  """Mean and half an interval of it, as far as there is one."""
-  mean, half = interval(values)
-  return f"{mean:+.3f}" if math.isnan(half) else f"{mean:+.3f} ± {half:.3f}"
 
 
 def table(name: str, results: list[dict], blind: float | None) -> list[str]:
@@ -61,7 +54,7 @@ def table(name: str, results: list[dict], blind: float | None) -> list[str]:
       for seed, valid in seeds.items()
       if seed in reference
     ]
-    less = told(pairs) if pairs and model != REFERENCE else ""
+    less = told(pairs) if model != REFERENCE else ""
     cells = " | ".join(f"{x:.3f}" for x in means)
     lines.append(f"| {model} | {start} | {len(seeds)} | {cells} | {less} |")
   if blind is not None:

@@ -250,9 +250,7 @@ class Masked(Task):
       for kind, title in titles.items()
     }
 
-  def _apply(
-    self, params: Params, batches: Sequence[Batch], rngs: Any
-  ) -> list[Answer]:
+  def _apply(self, params: Params, batches: Sequence[Batch], rngs: Any) -> list[Answer]:
     """What the model says of batches of some kinds; `rngs` in training."""
     questions = [
       Question(

@@ -1,6 +1,7 @@
 """When multi-head routing pays: rows of equal work and size, jobs all different."""
 
 import importlib
+import json
 import pathlib
 import sys
 
@@ -17,17 +18,18 @@ STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
 def study():
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(STUDY)
-    for name in ("config", "run"):
+    names = "config", "run", "report"
+    for name in names:
       patch.delitem(sys.modules, name, raising=False)
-    found = [importlib.import_module(name) for name in ("config", "run")]
-    for name in ("config", "run"):
+    found = [importlib.import_module(name) for name in names]
+    for name in names:
       del sys.modules[name]
     return found
 
 
 def test_rows_have_the_work_and_size_of_their_smoe(study):
   """Of layers without routers; and of two whole models with them."""
-  rows, _ = study
+  rows, _, _ = study
   for name, row in rows.ROWS.items():
     if row.layer is not None:
       for count, room in ((matching.parameters, 0.05), (matching.macs, 0.015)):
@@ -44,7 +46,7 @@ def test_rows_have_the_work_and_size_of_their_smoe(study):
 
 
 def test_a_factor_changes_the_config_by_itself(study):
-  rows, _ = study
+  rows, _, _ = study
   for prefix, base in (("", rows.get_config()), ("smoe,", rows.get_config("smoe_192"))):
     changed = rows.get_config(f"{prefix}balance_weight=0.1")
     assert changed.objective.balance_weight == 0.1
@@ -59,10 +61,32 @@ def test_a_factor_changes_the_config_by_itself(study):
 
 
 def test_jobs(study):
-  rows, run = study
+  rows, run, _ = study
   jobs = run.make_jobs("all")
   assert len(jobs) == len(set(jobs)) == len(set(map(run.name_of, jobs)))
   assert {job.row for job in jobs} == set(rows.ROWS)
   assert all(run.job_of({**job._asdict(), "valid_loss": 1.0}) == job for job in jobs)
   with pytest.raises(ValueError, match="table must be all, width"):
     run.make_jobs("1")
+
+
+def test_tables_and_figures_compare_the_same_seeds(study, tmp_path, monkeypatch):
+  """By hand: seed 1 is easier by 1 for all, and only one seed of the SMoE has run."""
+  _, run, report = study
+  losses = {("smoe_192", 0): 4.0, ("mhmoe_192_2", 0): 4.25, ("mhmoe_192_2", 1): 3.25}
+  losses |= {("router=cosine", 0): 4.45, ("router=cosine", 1): 3.15}
+  losses[("dense_96", 2)] = 5.0
+  results = [
+    run.Job(row, seed)._asdict()
+    | {"valid_loss": loss, "parameters": 3_640_000, "active_experts": 0.5}
+    for (row, seed), loss in losses.items()
+  ]
+  (tmp_path / "runs.jsonl").write_text("\n".join(map(json.dumps, results)))
+  monkeypatch.setattr("sys.argv", ["report.py", "--results", str(tmp_path)])
+  report.main()
+  text = (tmp_path / "tables.md").read_text()
+  assert "| mhmoe_192_2, sub-tokens of 96 | 2 | 3.750 | +0.250 | 3.64 M | 50% |" in text
+  # Of +0.2 and -0.1: 12.706 * 0.2121 / sqrt(2).
+  assert "| router=cosine | 2 | 3.800 | +0.050 ± 1.906 | 3.64 M | 50% |" in text
+  assert "| dense_96 | 1 | 5.000 |  |" in text
+  assert {path.name for path in tmp_path.glob("*.png")} == {"width.png", "factors.png"}

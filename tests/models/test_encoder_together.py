@@ -21,7 +21,9 @@ def make(**changes):
 
 def loss_of(x_BLD, pools):
   wave_BLD = jnp.cos(0.3 * jnp.arange(x_BLD.size, dtype="f4")).reshape(x_BLD.shape)
-  return (x_BLD * wave_BLD).sum() + sum(aux.balance_loss.sum() for aux in pools.values())
+  return (x_BLD * wave_BLD).sum() + sum(
+    aux.balance_loss.sum() for aux in pools.values()
+  )
 
 
 def alone(config, params):

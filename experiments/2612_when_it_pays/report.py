@@ -1,0 +1,209 @@
+"""Tables and figures of what run.py has finished: report.py --results results
+
+Reads runs.jsonl in the folder, writes tables.md, width.png and factors.png beside it.
+Differences are of one seed each, in nats of validation loss; with several seeds their
+mean and a 95 % interval.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import math
+import pathlib
+import statistics
+
+import config as rows
+import matplotlib.pyplot as plt
+import run
+
+from experiments import work_queue
+from experiments.intervals import interval, told
+
+Found = Mapping[run.Job, Mapping]  # results by what identifies them
+SMOE, MHMOE = run.BASE
+
+
+def compare(
+  found: Found, jobs: Sequence[run.Job], reference: Sequence[run.Job]
+) -> list[float]:
+  """Losses of jobs less those of the jobs beside them, where both have run."""
+  return [
+    found[job]["valid_loss"] - found[other]["valid_loss"]
+    for job, other in zip(jobs, reference, strict=True)
+    if job in found and other in found
+  ]
+
+
+def seeds_of(row: str, steps: int = run.STEPS, rate: float = run.RATE) -> list[run.Job]:
+  """A row with every seed."""
+  return [run.Job(row, seed, steps, rate) for seed in run.SEEDS]
+
+
+def sub_token(row: str) -> float:
+  """The width of a row's sub-tokens, that of its tokens without any."""
+  width, layer, _ = rows.ROWS[row]
+  return width / (1 if layer is None else layer.num_heads)
+
+
+def line(found: Found, jobs: Sequence[run.Job], *references: Sequence[run.Job]):
+  """Cells of a table's row: seeds, mean loss, differences; None if nothing has run."""
+  done = [found[job] for job in jobs if job in found]
+  if not done:
+    return None
+  loss = statistics.fmean(r["valid_loss"] for r in done)
+  active = [r["active_experts"] for r in done if r["active_experts"] is not None]
+  cells = [str(len(done)), f"{loss:.3f}"]
+  cells += [
+    "" if other == jobs else told(compare(found, jobs, other)) for other in references
+  ]
+  cells.append(f"{done[0]['parameters'] / 1e6:.2f} M")
+  cells.append(f"{statistics.fmean(active):.0%}" if active else "")
+  return cells
+
+
+def table(title: str, head: Sequence[str], lines: Sequence[tuple]) -> list[str]:
+  """Markdown of the lines, (name, cells), that have cells."""
+  lines = [(name, cells) for name, cells in lines if cells is not None]
+  if not lines:
+    return []
+  head = ["", "seeds", "loss, nats", *head, "parameters", "experts in use"]
+  text = [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+  text += [f"| {' | '.join([name, *cells])} |" for name, cells in lines]
+  return [*text, ""]
+
+
+def widths(found: Found) -> list[str]:
+  """Every model of every width beside the SMoE of that width."""
+  lines = []
+  for row in dict.fromkeys(job.row for job in run.TABLES["width"]):
+    smoe = seeds_of(f"smoe_{rows.ROWS[row].width}")
+    cells = line(found, seeds_of(row), smoe)
+    name = f"{row}, sub-tokens of {sub_token(row):g}" if "mhmoe" in row else row
+    lines.append((name, cells))
+  return table("Width of a sub-token", ["less the SMoE of its D"], lines)
+
+
+def parts(found: Found) -> list[str]:
+  """The pieces of the layer, beside the SMoE and the whole MH-MoE."""
+  names = dict.fromkeys(job.row for job in run.TABLES["parts"])
+  lines = [
+    (row, line(found, seeds_of(row), seeds_of(SMOE), seeds_of(MHMOE))) for row in names
+  ]
+  return table("Pieces", [f"less {SMOE}", f"less {MHMOE}"], lines)
+
+
+def factors(found: Found) -> list[str]:
+  """What is changed, beside the same model without the change."""
+  lines = [
+    (row, line(found, seeds_of(row), seeds_of(reference)))
+    for row, reference in changed().items()
+  ]
+  return table("Factors", ["less the model without the change"], lines)
+
+
+def changed() -> dict[str, str]:
+  """Rows in which a factor is changed, and the row without the change."""
+  return {
+    row: SMOE if row.startswith("smoe,") else MHMOE for row in rows.ROWS if "=" in row
+  }
+
+
+def schedules(found: Found) -> list[str]:
+  """Learning rates, then numbers of steps: MH-MoE beside the SMoE."""
+  text = []
+  settings = {
+    "Learning rate": [(run.STEPS, rate) for rate in run.RATES],
+    "Number of tokens": [(n, run.RATE) for n in (600, run.STEPS, 6_000)],
+  }
+  for title, pairs in settings.items():
+    lines = []
+    for steps, rate in pairs:
+      for row in run.BASE:
+        jobs, smoe = seeds_of(row, steps, rate), seeds_of(SMOE, steps, rate)
+        name = f"{row}, {rate:g}, {steps * 1_024 / 1e6:.1f} M tokens"
+        lines.append((name, line(found, jobs, smoe)))
+    text += table(title, [f"less {SMOE}"], lines)
+  return text
+
+
+def draw_widths(found: Found, path: pathlib.Path) -> None:
+  """Loss less the SMoE's against the width of a sub-token, a line for each D."""
+  figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+  for colour, (width, heads) in enumerate(rows.WIDTHS.items()):
+    points = []
+    for number in heads:
+      pairs = compare(
+        found, seeds_of(f"mhmoe_{width}_{number}"), seeds_of(f"smoe_{width}")
+      )
+      if pairs:
+        mean, half = interval(pairs)
+        points.append((width / number, mean, 0 if math.isnan(half) else half))
+    if points:
+      x, y, error = zip(*points, strict=True)
+      axes.errorbar(
+        x, y, error, marker="o", capsize=3, color=f"C{colour}", label=f"D = {width}"
+      )
+    dense = compare(found, seeds_of(f"dense_{width}"), seeds_of(f"smoe_{width}"))
+    if dense:
+      axes.axhline(
+        statistics.fmean(dense), color=f"C{colour}", linestyle=":", linewidth=1
+      )
+  axes.axhline(0, color="black", linewidth=0.8)
+  axes.set(
+    xlabel="width of a sub-token",
+    ylabel="MH-MoE's loss less SMoE's, nats (dotted: dense)",
+  )
+  axes.grid(alpha=0.3)
+  if axes.get_legend_handles_labels()[0]:
+    axes.legend()
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
+
+
+def draw_factors(found: Found, path: pathlib.Path) -> None:
+  """What each change does to MH-MoE and to the SMoE, with its interval."""
+  changes = {}
+  for row, reference in changed().items():
+    pairs = compare(found, seeds_of(row), seeds_of(reference))
+    if pairs:
+      changes.setdefault(row.removeprefix("smoe,"), {})[reference] = interval(pairs)
+  height = 1.4 + 0.34 * max(1, len(changes))
+  figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
+  for shift, (row, mark) in enumerate(zip((MHMOE, SMOE), "os", strict=True)):
+    points = [
+      (place + 0.2 * shift, *found_by[row])
+      for place, found_by in enumerate(changes.values())
+      if row in found_by
+    ]
+    if points:
+      y, mean, half = zip(*points, strict=True)
+      half = [0 if math.isnan(h) else h for h in half]
+      axes.errorbar(
+        mean, y, xerr=half, fmt=mark, capsize=3, color=f"C{shift}", label=row
+      )
+  axes.set_yticks(range(len(changes)), list(changes))
+  axes.axvline(0, color="black", linewidth=0.8)
+  axes.set(xlabel="loss less that of the model without the change, nats")
+  axes.grid(alpha=0.3, axis="x")
+  if changes:
+    axes.invert_yaxis()
+    axes.legend()
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--results", type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  results = work_queue.read_results(args.results / "runs.jsonl")
+  found = {run.job_of(result): result for result in results}
+  lines = [*widths(found), *parts(found), *factors(found), *schedules(found)]
+  text = "\n".join(lines)
+  (args.results / "tables.md").write_text(text)
+  print(text)
+  draw_widths(found, args.results / "width.png")
+  draw_factors(found, args.results / "factors.png")
+
+
+if __name__ == "__main__":
+  main()
