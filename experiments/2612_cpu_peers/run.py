@@ -23,7 +23,7 @@ import numpy as np
 
 from configs import base
 from mhmoe_jax import allocator
-from mhmoe_jax.models.decoding import generate
+from mhmoe_jax.models.decoding import generate, unstack
 from mhmoe_jax.moe.config import MoeConfig
 from mhmoe_jax.plan import matching
 from mhmoe_jax.train.config import RunConfig, resolve
@@ -132,8 +132,8 @@ def their_step(num_experts: int, implementation: str, tokens_BL: np.ndarray) -> 
 
 
 def our_decoding(cfg: RunConfig, prompt_BL: np.ndarray) -> Program:
-  params = jax.jit(cfg.task.init)(jax.random.key(0))
-  key = jax.random.key(1)
+  init = jax.jit(lambda key: unstack(cfg.task.init(key), cfg.model))
+  params, key = init(jax.random.key(0)), jax.random.key(1)
 
   def program():
     made = generate(cfg.model, params, prompt_BL, key, num_tokens=NEW, temperature=0.0)

@@ -59,12 +59,9 @@ class Generator:
       return caches, logits_BV.argmax(axis=-1).astype(jnp.int32)
 
     def read(params, caches, tokens_BL, real_B, start):
-      params = unstack(params, config)
       return advance(params, caches, tokens_BL, real_B, start)[0]
 
     def write(params, caches, token_B, given_BT, real_B, start):
-      params = unstack(params, config)
-
       def step(carry, given_B):
         caches, token_B, place = carry
         caches, best_B = advance(params, caches, token_B[:, None], real_B, place)
@@ -78,6 +75,7 @@ class Generator:
     def begin(size):
       return spread(empty_caches(config, size, self._places))
 
+    self._unstack = jax.jit(lambda params: unstack(params, config))
     self._begin = jax.jit(begin, static_argnums=0)
     self._read = jax.jit(read, donate_argnums=1)
     self._write = jax.jit(
@@ -110,6 +108,7 @@ class Generator:
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     added: dict[int, list[int]] = {}
     with jax.set_mesh(self._mesh):
+      params = self._unstack(params)
       for first in range(0, len(order), size):
         members = order[first : first + size]
         added |= self._continue(params, members, prompts, limits, is_done, size)

@@ -19,8 +19,10 @@ def unstack(params, config: TransformerConfig):
   """Parameters of a `Decoder` with each period of its layers by itself.
 
   To be done once for many tokens: inside a scan over layers, every token would copy all
-  experts of a layer, of which it needs a few.
+  experts of a layer, of which it needs a few. What it made it returns as it is.
   """
+  if "layers" not in params:
+    return params
   rest = {name: x for name, x in params.items() if name != "layers"}
 
   def take(i):
@@ -74,7 +76,8 @@ def generate(
 
   Args:
     config: of the model.
-    params: its parameters.
+    params: its parameters; as `unstack` returns them, for many calls, of which each
+      would copy them.
     prompt_BL: int32, prompts of one length, which begin with the token that every
       training document begins with.
     key: of the random draws.

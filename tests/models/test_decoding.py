@@ -72,12 +72,10 @@ def test_filter_logits_by_hand():
 def test_one_of_the_likeliest_and_cold_draws_are_greedy(key):
   config, params, tokens_BL, *_ = make(key)
 
-  def run(**options):
-    return generate(
-      config, params["params"], tokens_BL[:, :2], key, num_tokens=3, **options
-    )
+  def run(params=params["params"], **options):
+    return generate(config, params, tokens_BL[:, :2], key, num_tokens=3, **options)
 
-  greedy = run(temperature=0.0)
+  greedy = run(unstack(params["params"], config), temperature=0.0)
   np.testing.assert_array_equal(run(top_k=1, temperature=2.0), greedy)
   np.testing.assert_array_equal(run(temperature=1e-4), greedy)
   assert (run(temperature=0.9) != greedy).any()
