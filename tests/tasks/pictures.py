@@ -1,5 +1,8 @@
 """A run of masked modelling small enough to train many times in the tests."""
 
+import jax
+import numpy as np
+
 from configs import base_finetune, base_masked
 from mhmoe_jax.data.pictured.answers import find_answers
 from mhmoe_jax.train.config import resolve
@@ -100,3 +103,12 @@ def small_captioning(vocab_size=264):
   config.train.eval_every = 2
   config.train.checkpoint_every = 2
   return config
+
+
+def noise_params(task, scale=0.3):
+  """Parameters of a task, all of them random, without compiling its initial ones."""
+  shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
+  draw = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: (scale * draw.standard_normal(x.shape)).astype(x.dtype), shapes
+  )

@@ -15,7 +15,7 @@ from mhmoe_jax.evals import asking
 from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.metrics import read_metrics
-from tests.tasks.pictures import small_finetune, small_start
+from tests.tasks.pictures import noise_params, small_finetune, small_start
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,7 @@ def masked(tmp_path_factory):
   """The folder of a run of masked modelling that was never trained, its parameters."""
   folder = tmp_path_factory.mktemp("masked")
   config = small_start(folder)
-  cfg = resolve(config)
-  shapes = jax.eval_shape(lambda: cfg.task.init(jax.random.key(0)))
-  draw = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (0.1 * draw.standard_normal(x.shape)).astype(x.dtype), shapes
-  )
+  params = noise_params(resolve(config).task, 0.1)
   with Checkpoints(folder, 1) as checkpoints:
     state = {"params": jax.tree.map(jax.numpy.asarray, params)}
     checkpoints.save(5, state, {0: b""}, config.to_dict())

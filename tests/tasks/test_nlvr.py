@@ -9,7 +9,7 @@ import pytest
 from mhmoe_jax.models.encoder import Encoder, Inputs
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.train.config import resolve
-from tests.tasks.pictures import small_finetune
+from tests.tasks.pictures import noise_params, small_finetune
 
 close = np.testing.assert_allclose
 
@@ -18,12 +18,7 @@ close = np.testing.assert_allclose
 def made(tmp_path_factory):
   """The task, parameters, a training batch, a validation batch, what comes of both."""
   cfg = resolve(small_finetune(tmp_path_factory.mktemp("nlvr"), "nlvr"))
-  task = cfg.task
-  shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
-  draw = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (0.3 * draw.standard_normal(x.shape)).astype(x.dtype), shapes
-  )
+  task, params = cfg.task, noise_params(cfg.task)
   train = next(task.train_feed(4, [0]))
   *_, (valid, _) = task.eval_batches(4)["statements"]
 

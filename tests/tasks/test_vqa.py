@@ -12,7 +12,7 @@ from mhmoe_jax.models.encoder import Encoder
 from mhmoe_jax.tasks import pictured
 from mhmoe_jax.tasks.vqa import binary_cross_entropy
 from mhmoe_jax.train.config import resolve
-from tests.tasks.pictures import small_finetune
+from tests.tasks.pictures import noise_params, small_finetune
 
 close = np.testing.assert_allclose
 
@@ -21,12 +21,7 @@ close = np.testing.assert_allclose
 def made(tmp_path_factory):
   """The task, parameters, a training batch, a validation batch, what comes of both."""
   cfg = resolve(small_finetune(tmp_path_factory.mktemp("vqa"), "vqa"))
-  task = cfg.task
-  shapes = jax.eval_shape(lambda: task.init(jax.random.key(0)))
-  draw = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: (0.3 * draw.standard_normal(x.shape)).astype(x.dtype), shapes
-  )
+  task, params = cfg.task, noise_params(cfg.task)
   train = next(task.train_feed(4, [0]))
   *_, (valid, _) = task.eval_batches(4)["questions"]
 
