@@ -40,6 +40,7 @@ TASKS = {
   "shapes": Data("captioning", "", 48, 400),
   "coco": Data("captioning", "coco", 48, 100),
 }
+NUM_GENERATED = {"train": 20_000, "valid": 1_000}  # pictures
 
 
 def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
@@ -59,7 +60,7 @@ def get_config(name: str, masked: ConfigDict, data: pathlib.Path) -> ConfigDict:
   for split in ("train", "valid"):
     paths = [str(data / f"{name}_{split}.npz") for name in files.split()]
     setattr(pictures, split, ",".join(paths))
-  pictures.num_train, pictures.num_valid = 20_000, 1_000
+  pictures.num_train, pictures.num_valid = NUM_GENERATED.values()
   # Left stays left, and what is at the edge is asked for.
   config.data.augment.flip, config.data.augment.least_area = False, 1.0
   config.data.cut_texts = True

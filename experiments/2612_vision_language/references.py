@@ -12,6 +12,8 @@ import pathlib
 
 import config as tasks
 
+from configs import base_finetune, base_masked
+
 FIRST = 2000  # questions of a validation, as config.py has it
 CAPTIONS = 200
 
@@ -22,6 +24,18 @@ def read(data: pathlib.Path, files: str, split: str) -> list[dict]:
   for name in files.split():
     lines += (data / f"{name}_{split}.jsonl").read_text().splitlines()
   return [json.loads(line) for line in lines]
+
+
+def generate(task: str, split: str) -> list[dict]:
+  """What is said of generated pictures."""
+  from mhmoe_jax.data.images.sources import ShapesSource
+
+  pictures = base_finetune.tune(base_masked.get_config(), task).data.pictures
+  number = tasks.NUM_GENERATED[split]
+  split = "validation" if split == "valid" else split
+  source = ShapesSource(pictures.seed, split, number, 0, pictures.text_key)
+  rows = [source.record(i)[0] for i in range(number)]
+  return [{"text": row["caption"], **row} for row in rows]
 
 
 def answer_by_question(train: list[dict], valid: list[dict]) -> float:
@@ -68,9 +82,13 @@ def main():
   args = parser.parse_args()
   found = {}
   for name, task in tasks.TASKS.items():
-    if task.files and name != "coco":
-      rows = (read(args.data, task.files, split) for split in ("train", "valid"))
-      found[name] = MEASURES[task.task](*rows)
+    if name == "coco":
+      continue
+    rows = (
+      read(args.data, task.files, split) if task.files else generate(task.task, split)
+      for split in ("train", "valid")
+    )
+    found[name] = MEASURES[task.task](*rows)
   path = args.out / "results" / "references.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(found, indent=1) + "\n")

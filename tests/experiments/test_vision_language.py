@@ -91,6 +91,7 @@ def test_tables(study, tmp_path, monkeypatch, capsys):
 def test_what_can_be_had_without_pictures(study, tmp_path, monkeypatch):
   """Answers by a question's words, the more frequent label, one caption for all."""
   references = study[-1]
+  monkeypatch.setattr(references.tasks, "NUM_GENERATED", {"train": 40, "valid": 10})
   rows = {
     "easy_vqa_train": [
       ("a?", "yes"),
@@ -123,3 +124,6 @@ def test_what_can_be_had_without_pictures(study, tmp_path, monkeypatch):
   assert result["nlvr"] == pytest.approx(1 / 3)
   assert result["emoji"]["caption"] == "blue cat sits"
   assert result["emoji"]["cider_d"] > 0
+  assert result.keys() >= {"shapes_vqa", "shapes_nlvr", "shapes"}
+  assert 0 <= result["shapes_vqa"] < 1
+  assert result["shapes"]["caption"].startswith("a ")
