@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from mhmoe_jax.models.encoder import Encoder
 from tests.models.test_encoder import KINDS, SMALL, VARIANTS, of_noise
@@ -46,9 +45,8 @@ def run(tell, config, params):
   return told, gradient
 
 
-@pytest.mark.parametrize("variant", ["mhmoe, a pool for each", "shared backbone, smoe"])
-def test_equals_each_alone_in_value_and_gradient(variant):
-  config, params = make(remat="norms", **VARIANTS[variant])
+def test_equals_each_alone_in_value_and_gradient():
+  config, params = make(remat="norms", **VARIANTS["mhmoe, a pool for each"])
   wanted, wanted_gradient = run(alone, config, params)
   found, gradient = run(together, config, params)
   assert jax.tree.structure(found) == jax.tree.structure(wanted)
@@ -66,21 +64,15 @@ def test_dropout_of_kinds_is_drawn_apart(key):
 
 
 def test_weights_cast_once_are_those_cast_where_they_are_used(monkeypatch):
-  """And gradients are float32, as near to float32's as those of each kind alone."""
+  """And their gradients are float32, as near as sums of three numbers in bfloat16."""
   config, params = make(dtype="bfloat16", **VARIANTS["mhmoe, a pool for each"])
   found, gradient = run(together, config, params)
-  exact = run(together, dataclasses.replace(config, dtype="float32"), params)[1]
   monkeypatch.setattr(Encoder, "_cast", lambda self, params: params)
   wanted, apart = run(together, config, params)
   jax.tree.map(np.testing.assert_array_equal, found, wanted)
-
-  gradient, apart, exact = map(jax.tree.leaves, (gradient, apart, exact))
-  assert {x.dtype for x in gradient} == {jnp.dtype("float32")}
-
-  def distance(leaves):
-    return sum(float(((x - y) ** 2).sum()) for x, y in zip(leaves, exact, strict=True))
-
-  assert 0 < distance(gradient) < 1.2 * distance(apart)
+  for x, y in zip(*map(jax.tree.leaves, (gradient, apart)), strict=True):
+    assert x.dtype == "float32"
+    assert np.linalg.norm(x - y) <= 2**-7 * np.linalg.norm(y)
 
 
 def test_quantised_weights_are_not_cast_before():
