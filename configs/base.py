@@ -78,11 +78,10 @@ def get_config() -> ConfigDict:
   moe.router_norm = 1.5  # what the projected router's embeddings are kept at; 0: free
   moe.router_temperature = 0.3  # of the cosine router, at the start
   moe.renormalize = False  # make the weights of a sub-token's experts sum to 1
-  # "sorted" (a ring over devices), "ragged" (ragged all-to-all) and "rounds" (as many
-  # all-to-alls as it takes) drop nothing; "capacity" (all-to-all) and "einsum" (masks,
-  # the definition) have slots.
+  # "sorted" (a ring over devices) and "rounds" (as many all-to-alls as it takes) drop
+  # nothing; "capacity" (all-to-all) and "einsum" (masks, the definition) have slots.
   moe.dispatch = "sorted"
-  moe.backend = "auto"  # of the first three: by platform, or fused, ragged, blocks
+  moe.backend = "auto"  # of the first two: by platform, or fused, ragged, blocks
   moe.capacity_factor = 1.25  # of "capacity" and "einsum" in training
   moe.eval_capacity_factor = 2.0  # of the same in evaluation
   moe.round_factor = 1.25  # of "rounds": what a pair of devices sends, in even shares

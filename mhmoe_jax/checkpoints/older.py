@@ -46,6 +46,9 @@ def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   remat = config.get("model", {}).get("remat")
   if isinstance(remat, bool):  # whether to compute blocks again
     config["model"]["remat"] = "blocks" if remat else "none"
+  moe = config.get("model", {}).get("moe", {})
+  if moe.get("dispatch") == "ragged":  # what it sent, "rounds" sends in pieces
+    moe["dispatch"] = "rounds"
   if config["task"] != "language":
     return config
   if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):

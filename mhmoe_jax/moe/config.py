@@ -11,7 +11,7 @@ NORMS = ("rmsnorm", "layernorm")
 # papers' code, uniform in +-1 / sqrt(fan_in), or zeros and `lecun_normal`.
 INITS = ("flax", "torch")
 ROUTERS = ("linear", "cosine", "projected")
-DROPLESS = ("sorted", "ragged", "rounds")
+DROPLESS = ("sorted", "rounds")
 DISPATCHES = (*DROPLESS, "capacity", "einsum")
 BACKENDS = ("auto", "fused", "ragged", "blocks")
 
@@ -117,8 +117,8 @@ class MoeConfig:
   router_norm: float = 1.5  # of the projected router's embeddings, kept; 0: free
   router_temperature: float = 0.3  # initial temperature of the cosine router
   renormalize: bool = False  # make the K weights of a sub-token sum to 1
-  dispatch: str = "sorted"  # or "ragged", "rounds"; dropping: "capacity", "einsum"
-  backend: str = "auto"  # of the first three, or "fused", "ragged", "blocks"
+  dispatch: str = "sorted"  # or "rounds"; dropping: "capacity", "einsum"
+  backend: str = "auto"  # of the first two, or "fused", "ragged", "blocks"
   capacity_factor: float = 1.25  # of "capacity" and "einsum", in training
   eval_capacity_factor: float = 2.0  # of the same, in evaluation
   round_factor: float = 1.25  # of "rounds": rows of a round over an even share

@@ -131,7 +131,7 @@ def sort_by_expert(experts_SK: jax.Array, num_experts: int) -> SortedRows:
   if not isinstance(T, int):
     raise ValueError(
       "dispatch must be 'capacity' or 'einsum' where a dimension has no fixed size, "
-      f"got 'sorted', 'ragged' or 'rounds' and {T} rows."
+      f"got 'sorted' or 'rounds' and {T} rows."
     )
   if (num_experts + 1) * T >= 2**32:
     raise ValueError(

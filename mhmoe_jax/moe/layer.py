@@ -81,7 +81,7 @@ class MultiHeadMoe(nn.Module):
 
     Raises:
       ValueError: for inputs of another rank, shape or type, and for second derivatives
-        of "sorted", "ragged" and "rounds".
+        of "sorted" and "rounds".
     """
     cfg = self.config
     mask_BL = _check_inputs(x_BLD, mask_BL, deterministic)

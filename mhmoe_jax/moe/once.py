@@ -20,8 +20,7 @@ def once(rule: Callable) -> Callable:
   def refuse(primals, tangents):
     raise ValueError(
       "dispatch must be 'capacity' or 'einsum' for second derivatives and for jax.jvp, "
-      "got 'sorted', 'ragged' or 'rounds', which have first derivatives in reverse "
-      "mode only."
+      "got 'sorted' or 'rounds', which have first derivatives in reverse mode only."
     )
 
   return guarded

@@ -1,4 +1,4 @@
-"""Sub-tokens to their experts, which may be on other devices, and back: five ways.
+"""Sub-tokens to their experts, which may be on other devices, and back: four ways.
 
 * "einsum", the definition: masks, and GSPMD moves the data as constraints ask it to.
   The others run under `jax.shard_map` on a mesh, and locally without one.
@@ -7,8 +7,8 @@
   sub-tokens, each computes what falls on its own experts, and a reduce-scatter adds the
   parts up and sends them home. It drops nothing, and its traffic does not depend on the
   number of experts per sub-token.
-* "ragged": only what a device's experts need is sent to it. It drops nothing either.
-* "rounds": the same in buffers of a fixed size, sent as often as they fill (`rounds`).
+* "rounds": only what a device's experts need is sent to it, in buffers of a fixed size
+  that go as often as they fill (`rounds`). It drops nothing either.
 
 Hidden widths are split over `model`: each device computes a part of every sum.
 """
@@ -23,8 +23,6 @@ from mhmoe_jax.moe import dispatch
 from mhmoe_jax.moe.delivery import Delivery, deliver_here
 from mhmoe_jax.moe.dropout import drop
 from mhmoe_jax.moe.ffn import ExpertWeights, expert_ffn
-from mhmoe_jax.moe.grouped import grouped_ffn
-from mhmoe_jax.moe.ragged import dense_traffic, exchange
 from mhmoe_jax.moe.rounds import deliver_in_rounds
 from mhmoe_jax.moe.routing import Routing
 from mhmoe_jax.sharding import BATCH_AXES, check_batch, constrain, is_ours, vary_alike
@@ -49,7 +47,7 @@ def apply_experts(
     method: one of `config.DISPATCHES`.
     factor: what even shares are multiplied by, of experts in "einsum" and "capacity",
       see `dispatch.expert_capacity`, and of pairs of devices in "rounds".
-    backend: of "sorted", "ragged" and "rounds", see `grouped.grouped_ffn`.
+    backend: of "sorted" and "rounds", see `grouped.grouped_ffn`.
     dropout: rate of each expert's output, if there are seeds.
     seeds_GSK: see `dropout.draw_seeds`.
 
@@ -80,8 +78,7 @@ def apply_experts(
   elif spread and method == "rounds":
     run = functools.partial(deliver_in_rounds, factor=factor, backend=backend)
   elif spread:
-    run = {"sorted": _ring, "ragged": _ragged}[method]
-    run = functools.partial(run, backend=backend)
+    run = functools.partial(_ring, backend=backend)
   else:
     run = functools.partial(deliver_here, backend=backend)
   run = functools.partial(run, dropout=dropout)
@@ -218,44 +215,3 @@ def _ring(x_gSM, experts_gSK, weights_gSK, seeds_gSK, weights, *, backend, dropo
     jax.lax.psum_scatter(y_GSM, "expert", scatter_dimension=0, tiled=True),
     Delivery(kept_gSK.sum(), delivery.served, kept_gSK),
   )
-
-
-def _ragged(x_GSM, experts_GSK, weights_GSK, seeds_GSK, weights, *, backend, dropout):
-  G, S, M = x_GSM.shape
-  K, num_local = experts_GSK.shape[-1], weights.w_in_EMF.shape[0]
-  devices, me = jax.lax.axis_size("expert"), jax.lax.axis_index("expert")
-  rows = dispatch.sort_by_expert(experts_GSK.reshape(G * S, K), devices * num_local)
-  x_TM = dispatch.to_rows(x_GSM.reshape(G * S, M), rows)
-
-  # By sender, receiver and the receiver's experts.
-  sizes = jax.lax.all_gather(rows.sizes_E.reshape(devices, num_local), "expert")
-  traffic = dense_traffic(sizes.sum(axis=-1))
-  room = _worst_case_rows(devices, G * S * K, K, num_local)
-  x_RM = exchange(x_TM, traffic, room, "expert")
-
-  # Rows arrive by sender, those of a sender by expert.
-  ends = jnp.cumsum(sizes[:, me].reshape(-1))
-  piece_R = jnp.searchsorted(ends, jnp.arange(room), side="right")
-  expert_R = jnp.where(piece_R < ends.size, piece_R % num_local, num_local)
-  here = dispatch.sort_by_expert(expert_R[:, None], num_local)
-  x_RM, ones_R = dispatch.to_rows(x_RM, here), jnp.ones(room)
-  y_RM = grouped_ffn(weights, x_RM, ones_R, here.sizes_E, backend, G * S * K)
-  y_RM = dispatch.from_rows(y_RM, here)
-
-  y_TM = exchange(y_RM, traffic.back(), G * S * K, "expert")
-  if seeds_GSK is not None:
-    y_TM = drop(y_TM, dispatch.seeds_to_rows(seeds_GSK, rows), dropout)
-  scale_T = dispatch.weights_to_rows(weights_GSK.reshape(G * S, K), rows)
-  y_SM = dispatch.from_rows((y_TM * scale_T[:, None]).astype(x_GSM.dtype), rows)
-  kept_GSK = experts_GSK < devices * num_local
-  delivery = Delivery(rows.sizes_E.sum(), here.sizes_E.sum(), kept_GSK)
-  return y_SM.reshape(G, S, M), delivery
-
-
-def _worst_case_rows(devices: int, num_choices: int, top_k: int, num_local: int) -> int:
-  """Room for every choice of every device that could fall on this one's experts.
-
-  With less, whether a sub-token finds room would depend on others, later ones of its
-  own sequence among them, and a causal model would see the future.
-  """
-  return devices * num_choices * min(top_k, num_local) // top_k

@@ -230,6 +230,12 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
     for task in ("masked", "language"):
       old = {"task": task, "model": {"norm_epsilon": 1e-5, "remat": was}}
       assert read_as_config(tmp_path, old)["model"]["remat"] == name
+  # A way to the experts is gone, and another in its place.
+  for was, name in (("ragged", "rounds"), ("sorted", "sorted")):
+    for task in ("masked", "language"):
+      moe = {"dispatch": was, "activation": "gelu"}
+      old = {"task": task, "model": {"norm_epsilon": 1e-5, "moe": moe}}
+      assert read_as_config(tmp_path, old)["model"]["moe"]["dispatch"] == name
 
 
 # What was fixed before the keys below were there.

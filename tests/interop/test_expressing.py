@@ -53,5 +53,5 @@ def test_machines_and_training_are_nobodys_business():
     "tie_embeddings": True,
   }
   config = small_config(**MIXTRAL, **changes, moe={"renormalize": True})
-  config.model.moe.update({"dispatch": "ragged", "backend": "blocks", "top_k": 3})
+  config.model.moe.update({"dispatch": "rounds", "backend": "blocks", "top_k": 3})
   assert expressing.choose_family(resolve(config).model) == "mixtral"

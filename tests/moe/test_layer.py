@@ -259,8 +259,7 @@ def test_dropless_needs_no_mesh_axes_of_ours(key):
     ),
     (
       {"dispatch": "fast"},
-      "dispatch must be one of sorted, ragged, rounds, capacity, einsum, got "
-      "dispatch='fast'.",
+      "dispatch must be one of sorted, rounds, capacity, einsum, got dispatch='fast'.",
     ),
     (
       {"router": "best"},

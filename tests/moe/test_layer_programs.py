@@ -295,7 +295,7 @@ def test_exported_for_batches_of_any_size():
     export("sorted")
   assert str(error.value) == (
     "dispatch must be 'capacity' or 'einsum' where a dimension has no fixed size, "
-    "got 'sorted', 'ragged' or 'rounds' and 12*b rows."
+    "got 'sorted' or 'rounds' and 12*b rows."
   )
 
 

@@ -39,8 +39,7 @@ def test_those_of_the_others_are_refused(dispatch, mode):
     jax.jit(mode(slope(dispatch)))(1.0)
   assert str(error.value) == (
     "dispatch must be 'capacity' or 'einsum' for second derivatives and for jax.jvp, "
-    "got 'sorted', 'ragged' or 'rounds', which have first derivatives in reverse "
-    "mode only."
+    "got 'sorted' or 'rounds', which have first derivatives in reverse mode only."
   )
 
 

@@ -404,7 +404,7 @@ def test_bad_weights(changes, message):
 
 @pytest.mark.parametrize(
   ("dispatch", "pools", "backbone"),
-  [("capacity", "modality", "multiway"), ("ragged", "shared", "shared")],
+  [("capacity", "modality", "multiway"), ("rounds", "shared", "shared")],
 )
 def test_dispatches_dtypes_and_remat(made, dispatch, pools, backbone):
   """With room for all they are one loss; in bfloat16, recomputed, about the same.
