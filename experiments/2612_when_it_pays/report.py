@@ -166,7 +166,9 @@ def draw_factors(found: Found, path: pathlib.Path) -> None:
     pairs = compare(found, seeds_of(row), seeds_of(reference))
     if pairs:
       changes.setdefault(row.removeprefix("smoe,"), {})[reference] = interval(pairs)
-  height = 1.4 + 0.34 * max(1, len(changes))
+  if not changes:
+    return
+  height = 1.4 + 0.34 * len(changes)
   figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
   for shift, (row, mark) in enumerate(zip((MHMOE, SMOE), "os", strict=True)):
     points = [
@@ -184,9 +186,8 @@ def draw_factors(found: Found, path: pathlib.Path) -> None:
   axes.axvline(0, color="black", linewidth=0.8)
   axes.set(xlabel="loss less that of the model without the change, nats")
   axes.grid(alpha=0.3, axis="x")
-  if changes:
-    axes.invert_yaxis()
-    axes.legend()
+  axes.invert_yaxis()
+  axes.legend()
   figure.savefig(path, dpi=130)
   plt.close(figure)
 

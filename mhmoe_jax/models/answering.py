@@ -10,7 +10,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from mhmoe_jax.models.encoder import Encoder, Inputs, Pools
+from mhmoe_jax.models.encoder import Encoder, Inputs
+from mhmoe_jax.models.encoder_blocks import Pools
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.norm import Norm
 

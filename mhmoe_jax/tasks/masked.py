@@ -8,19 +8,19 @@ of the patch in a visual vocabulary (codes/), which is fixed.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mhmoe_jax.codes import vocabulary
-from mhmoe_jax.models.encoder import Pools
+from mhmoe_jax.models.encoder_blocks import Pools
 from mhmoe_jax.models.masked import Answer, MaskedModel, Question
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.tasks import filling, run_codes
 from mhmoe_jax.tasks.masked_evaluation import MaskedEvaluation, Part
-from mhmoe_jax.tasks.objective import cross_entropy
+from mhmoe_jax.tasks.masked_objective import Guesses, score
 from mhmoe_jax.tasks.pictured import (
   count_loads,
   example_inputs,
@@ -28,14 +28,6 @@ from mhmoe_jax.tasks.pictured import (
   pool_losses,
 )
 from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
-
-
-class Guesses(NamedTuple):
-  """How well masked places of one modality were told, summed."""
-
-  nll: jax.Array  # nats
-  correct: jax.Array
-  count: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,9 +270,9 @@ class Masked(Task):
         weights_BJ = jnp.ones(targets_BJ.shape, jnp.float32)
         if "real" in batch:
           weights_BJ *= batch["real"][:, None]
-        guesses["image"] = _score(answer.codes_BJW, targets_BJ, weights_BJ)
+        guesses["image"] = score(answer.codes_BJW, targets_BJ, weights_BJ)
       if answer.tokens_BJV is not None:
-        guesses["text"] = _score(answer.tokens_BJV, batch["targets"], batch["weights"])
+        guesses["text"] = score(answer.tokens_BJV, batch["targets"], batch["weights"])
       told[kind] = guesses, answer.pools
     return told
 
@@ -298,12 +290,3 @@ class Masked(Task):
 def _name(kind: str, modality: str) -> str:
   """Of a modality in a kind of example, or of a pool of experts there."""
   return kind if kind == modality else f"{kind}/{modality}"
-
-
-def _score(logits_BJV, targets_BJ, weights_BJ) -> Guesses:
-  right_BJ = logits_BJV.argmax(axis=-1) == targets_BJ
-  return Guesses(
-    nll=cross_entropy(logits_BJV, targets_BJ, weights_BJ),
-    correct=(right_BJ * weights_BJ).sum(),
-    count=weights_BJ.sum(),
-  )

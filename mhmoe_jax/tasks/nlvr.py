@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhmoe_jax.models.answering import JudgingModel
-from mhmoe_jax.models.encoder import Inputs, Pools
+from mhmoe_jax.models.encoder import Inputs
+from mhmoe_jax.models.encoder_blocks import Pools
 from mhmoe_jax.tasks import pictured
 from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mhmoe_jax.models.encoder import Inputs, Pools
+from mhmoe_jax.models.encoder import Inputs
+from mhmoe_jax.models.encoder_blocks import Pools
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.patches import normalize, to_patches
 from mhmoe_jax.tasks.objective import ObjectiveConfig

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mhmoe_jax.models.answering import AnsweringModel
-from mhmoe_jax.models.encoder import Pools
+from mhmoe_jax.models.encoder_blocks import Pools
 from mhmoe_jax.tasks import pictured
 from mhmoe_jax.tasks.task import Batch, Feed, Loss, Params, Sums, Task
 

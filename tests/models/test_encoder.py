@@ -10,7 +10,8 @@ import pytest
 
 from mhmoe_jax import MoeConfig
 from mhmoe_jax.models.embedding import PictureEmbedding, TextEmbedding
-from mhmoe_jax.models.encoder import Encoder, EncoderBlock, Inputs
+from mhmoe_jax.models.encoder import Encoder, Inputs
+from mhmoe_jax.models.encoder_blocks import EncoderBlock
 from mhmoe_jax.models.encoder_config import EncoderConfig
 from mhmoe_jax.models.masked import LogitHead, MaskedModel
 from mhmoe_jax.models.multiway import EncoderAttention
