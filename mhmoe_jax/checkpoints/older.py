@@ -5,9 +5,16 @@ from typing import Any
 # Keys that runs may be older than, and what such runs did: of any task, of language.
 _YOUNGER_OF_ALL = {
   "init": "",
-  "optimizer": {"layer_decay": 1.0, "head_rate": 1.0},
+  "optimizer": {"layer_decay": 1.0, "rates": {}},
   "model": {"moe": {"round_factor": 1.25}},
   "data": {"augment": {"randaugment": 0}, "pair_augment": {"randaugment": 0}},
+}
+# The heads of a task, which the key "head_rate" was of.
+_HEADS = {
+  "masked": ("image_head", "text_head"),
+  "vqa": ("answer_head",),
+  "nlvr": ("statement_head",),
+  "captioning": ("text_head",),
 }
 _YOUNGER = {
   "data": {"prepared": ""},
@@ -42,7 +49,10 @@ _YOUNGER = {
 
 def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   """A saved config that may be older than some of today's keys, with all of them."""
-  config = _supply({"task": "language"} | config, _YOUNGER_OF_ALL)
+  config = {"task": "language"} | config
+  if "head_rate" in config.get("optimizer", {}):
+    config = config | {"optimizer": _before_rates(config["optimizer"], config["task"])}
+  config = _supply(config, _YOUNGER_OF_ALL)
   remat = config.get("model", {}).get("remat")
   if isinstance(remat, bool):  # whether to compute blocks again
     config["model"]["remat"] = "blocks" if remat else "none"
@@ -54,6 +64,14 @@ def in_todays_words(config: dict[str, Any]) -> dict[str, Any]:
   if "norm_epsilon" not in config.get("model", {"norm_epsilon": None}):
     config = config | {"model": _before_norm_epsilon(config["model"])}
   return _supply(config, _YOUNGER)
+
+
+def _before_rates(optimizer: dict[str, Any], task: str) -> dict[str, Any]:
+  """The table `optimizer` of a run from before that key, in today's words."""
+  others = {name: x for name, x in optimizer.items() if name != "head_rate"}
+  rate = optimizer["head_rate"]
+  heads = _HEADS.get(task, ()) if rate != 1 else ()
+  return others | {"rates": dict.fromkeys(heads, rate)}
 
 
 def _before_norm_epsilon(model: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +91,11 @@ def _before_norm_epsilon(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _supply(table: dict[str, Any], younger: dict[str, Any]) -> dict[str, Any]:
-  """`table` with the keys of `younger` that it lacks; tables that it lacks stay out."""
+  """`table` with the keys of `younger` that it lacks, but for tables with keys."""
   tables = {
     name: _supply(value, younger.get(name, {}))
     for name, value in table.items()
     if isinstance(value, dict)
   }
-  keys = {name: x for name, x in younger.items() if not isinstance(x, dict)}
+  keys = {name: x for name, x in younger.items() if not isinstance(x, dict) or not x}
   return keys | table | tables

@@ -1,10 +1,13 @@
 """AdamW with clipping, warm-up and decay; weight decay on matrices only.
 
 In fine-tuning, lower blocks may learn more slowly than higher ones (BEiT, 2106.08254),
-and heads, which are new, faster than what was pre-trained (BEiT-3, its released code).
+and a module that is new, such as a task's head, faster than what was pre-trained
+(BEiT-3, its released code).
 """
 
+from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -29,7 +32,7 @@ class OptimizerConfig:
   eps: float
   clip_norm: float
   layer_decay: float
-  head_rate: float
+  rates: dict
 
   def __post_init__(self):
     if self.schedule not in SCHEDULES:
@@ -37,7 +40,7 @@ class OptimizerConfig:
         f"schedule must be one of {', '.join(SCHEDULES)}, "
         f"got schedule={self.schedule!r}."
       )
-    for name in ("learning_rate", "eps", "clip_norm", "head_rate"):
+    for name in ("learning_rate", "eps", "clip_norm"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, got {name}={getattr(self, name)}.")
     for name in ("warmup_steps", "weight_decay", "final_fraction"):
@@ -52,6 +55,9 @@ class OptimizerConfig:
       raise ValueError(
         f"layer_decay must be in (0, 1], got layer_decay={self.layer_decay}."
       )
+    for name, rate in self.rates.items():
+      if type(rate) not in (int, float) or not rate > 0:
+        raise ValueError(f"rates must be positive numbers, got rates.{name}={rate!r}.")
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -87,10 +93,9 @@ def make_optimizer(
   ]
   if config.layer_decay < 1:
     parts.append(optax.stateless(lambda updates, _: _slow(updates, config.layer_decay)))
-  if config.head_rate != 1:
-    parts.append(
-      optax.stateless(lambda updates, _: _hurry_heads(updates, config.head_rate))
-    )
+  rates = {name: rate for name, rate in config.rates.items() if rate != 1}
+  if rates:
+    parts.append(optax.stateless(lambda updates, _: _hurry(updates, rates)))
   return optax.chain(*parts)
 
 
@@ -101,17 +106,19 @@ def _slow(updates: Any, decay: float) -> Any:
   )
 
 
-def _hurry_heads(updates: Any, rate: float) -> Any:
-  """The updates of the task's heads made larger, weight decay included."""
-  heads = [name for name in updates if name.endswith("_head")]
-  if not heads:
+def _hurry(updates: Any, rates: Mapping[str, float]) -> Any:
+  """The updates of modules times their rates, weight decay included."""
+  modules = {key.key for path, _ in jax.tree.leaves_with_path(updates) for key in path}
+  if unknown := sorted(rates.keys() - modules):
     raise ValueError(
-      f"head_rate must be 1 for a model without heads of its own, got head_rate={rate}."
+      f"rates must be of modules of the model, {', '.join(sorted(modules))}, "
+      f"got {unknown[0]!r}."
     )
-  hurried = {
-    name: jax.tree.map(lambda x: x * np.float32(rate), updates[name]) for name in heads
-  }
-  return {**updates, **hurried}
+
+  def hurry(path, x):
+    return x * np.float32(math.prod(rates.get(key.key, 1) for key in path))
+
+  return jax.tree_util.tree_map_with_path(hurry, updates)
 
 
 def layers_above(params: Any) -> Any:

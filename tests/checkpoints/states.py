@@ -8,7 +8,7 @@ import optax
 
 CONFIG = {
   **{"task": "language", "init": "", "mesh": {"data": 8}},
-  "optimizer": {"betas": [0.9, 0.95], "layer_decay": 1.0, "head_rate": 1.0},
+  "optimizer": {"betas": [0.9, 0.95], "layer_decay": 1.0, "rates": {}},
 }
 
 

@@ -220,8 +220,13 @@ def test_config_older_than_a_setting(restart, mesh, tmp_path):
   }
   # Runs of other tasks are older than some, too.
   old = {"task": "masked", "optimizer": {"b1": 0.9}}
-  expected = {"b1": 0.9, "layer_decay": 1.0, "head_rate": 1.0}
+  expected = {"b1": 0.9, "layer_decay": 1.0, "rates": {}}
   assert read_as_config(tmp_path, old) == old | {"init": "", "optimizer": expected}
+  # The rate of a task's heads had a key of its own.
+  for rate, rates in ((1.0, {}), (20.0, {"answer_head": 20.0})):
+    old = {"task": "vqa", "optimizer": {"layer_decay": 0.9, "head_rate": rate}}
+    found = read_as_config(tmp_path, old)["optimizer"]
+    assert found == {"layer_decay": 0.9, "rates": rates}
   old = {"task": "vqa", "data": {"augment": {"flip": True}}}
   found = read_as_config(tmp_path, old)["data"]
   assert found == {"augment": {"flip": True, "randaugment": 0}}

@@ -118,29 +118,39 @@ def test_lower_layers_learn_more_slowly(config):
     np.testing.assert_array_equal(x * 0.5**n, y)
 
 
-def test_heads_learn_faster(config):
+def test_modules_have_rates(config):
   """Their update, weight decay and all, is that without, times the rate."""
   params = {
-    "encoder": {"layers": {"block_0": {"w_DF": jnp.ones((2, 2, 5))}}},
+    "encoder": {"layers": {"ffn": {"head": jnp.ones((2, 5)), "w_DF": jnp.ones(5)}}},
     "answer_head": {"w_DV": jnp.ones((2, 9)), "b_V": jnp.ones(9)},
   }
   updates = {}
-  for rate in (1.0, 20.0):
-    config.optimizer.head_rate = rate
+  for name, rates in (("all", {}), ("own", {"answer_head": 20.0, "head": 0.5})):
+    config.optimizer.rates = rates
     optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
-    updates[rate] = optimizer.update(params, optimizer.init(params), params)[0]
-  for name, factor in (("encoder", 1), ("answer_head", 20)):
-    jax.tree.map(
-      lambda x, y, factor=factor: np.testing.assert_allclose(x * factor, y, rtol=1e-6),
-      *(updates[rate][name] for rate in (1.0, 20.0)),
-    )
+    updates[name] = optimizer.update(params, optimizer.init(params), params)[0]
+  ffn, own = (u["encoder"]["layers"]["ffn"] for u in (updates["all"], updates["own"]))
+  np.testing.assert_array_equal(ffn["head"] * 0.5, own["head"])
+  np.testing.assert_array_equal(ffn["w_DF"], own["w_DF"])
+  for x, y in zip(
+    *(jax.tree.leaves(u["answer_head"]) for u in (updates["all"], updates["own"])),
+    strict=True,
+  ):
+    np.testing.assert_allclose(x * 20, y, rtol=1e-6)
 
 
-def test_a_rate_of_heads_where_there_are_none(config):
-  config.optimizer.head_rate = 20.0
+def test_rates_that_cannot_be(config):
+  for rate in (0.0, True, "2"):
+    config.optimizer.rates = {"router": rate}
+    rule = f"rates must be positive numbers, got rates.router={rate!r}."
+    with pytest.raises(ValueError) as error:
+      resolve(config)
+    assert str(error.value) == rule
+  config.optimizer.rates = {"answer_head": 20.0}
   optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
-  params = {"embed_VD": jnp.ones((3, 2))}
-  with pytest.raises(ValueError, match=r"head_rate must be 1 .*, got head_rate=20\.0"):
+  params = {"embed": {"w_VD": jnp.ones((3, 2))}}
+  rule = r"rates must be of modules of the model, embed, w_VD, got 'answer_head'\."
+  with pytest.raises(ValueError, match=rule):
     optimizer.update(params, optimizer.init(params), params)
 
 
@@ -198,7 +208,6 @@ def test_three_steps_equal_pytorch(config):
       "final_fraction must be at least 0, got final_fraction=-0.1.",
     ),
     ({"layer_decay": 0.0}, "layer_decay must be in (0, 1], got layer_decay=0.0."),
-    ({"head_rate": 0.0}, "head_rate must be positive, got head_rate=0.0."),
     ({"b1": 1.0}, "b1 must be in [0, 1), got b1=1.0."),
     ({"b2": -0.1}, "b2 must be in [0, 1), got b2=-0.1."),
   ],
