@@ -8,11 +8,13 @@ sub-tokens; without a D it is 192, without an H 2.
   fine_D              16 experts of half the width, top-4
   mhmoe_D_H           H heads, head and merge layer, smoe_D's work; as many experts as
                       smoe_D's parameters allow
+  equal_size          mhmoe with smoe's 8 experts, as wide as its parameters allow: more
+                      work (2404.15045 Table 1)
   split               mhmoe without its head and merge layer, experts wider for it
   linear              smoe with a head and a merge layer, experts narrower for it
   head, merge         mhmoe with one of the two alone
-  FACTOR=VALUE        mhmoe with another router, residual, sub_ln, init ...
-  smoe,FACTOR=VALUE   and smoe
+  FACTOR=VALUE        mhmoe with another router, residual, sub_ln, start, rate ...
+  smoe,FACTOR=VALUE   and smoe; smoe,router=cosine is X-MoE
 
 Work and parameters are matched in the MoE layer without its router, as the papers do
 it; `tests/experiments/test_when_it_pays.py` asserts how near whole models come.
@@ -31,25 +33,48 @@ from mhmoe_jax.plan import matching
 
 WIDTHS = {96: (2, 4), 192: (2, 3, 4, 8), 256: (2, 4)}
 WIDTH, HEADS = 192, 2  # where the factors are changed one at a time
-# What is changed, of the MoE layer or, with a point, of anything else.
+# What is changed, of the MoE layer or, with a point, of anything else. "start" is what
+# `starts.py` does to initial values. Those of one model alone come last.
 FACTORS = (
-  {"router": "projected"},
   {"router": "cosine"},
+  {"router": "projected"},
+  {"router": "projected", "router_dim": 96},
   {"renormalize": False},
-  {"residual": True},
   {"sub_ln": True},
+  {"top_k": 1, "renormalize": False},  # a single weight of 1 teaches a router nothing
+  {"top_k": 4},
+  {"start": "unit_variance"},
+  {"start": "magneto"},
   {"init": "torch"},
-  {"num_linear": 2},
   {"objective.balance_weight": 0.0},
   {"objective.balance_weight": 0.1},
   {"optimizer.weight_decay": 0.0},
+  {"optimizer.warmup_steps": 20},
+  {"optimizer.warmup_steps": 600},
+  {"optimizer.rates": {"router": 0.3}},
+  {"optimizer.rates": {"router": 3.0}},
+  {"optimizer.rates": {"experts": 0.5}},
+  {"optimizer.rates": {"experts": 2.0}},
+)
+FACTORS_OF_MHMOE = (
+  {"residual": True},
+  {"num_linear": 2},
+  {"start": "identity_head"},
+  {"start": "zero_merge"},
+  {"optimizer.rates": {"head": 0.5, "merge": 0.5}},
+  {"optimizer.rates": {"head": 2.0, "merge": 2.0}},
 )
 
 
-def name_of(factor: dict) -> str:
-  """A factor as part of a row's name: "router=cosine"."""
-  ((key, value),) = factor.items()
-  return f"{key.rpartition('.')[-1]}={value}"
+def name_of(factor: Mapping) -> str:
+  """A factor as part of a row's name: "router=cosine", "head+merge_rate=0.5"."""
+  parts = []
+  for key, value in factor.items():
+    if key == "optimizer.rates":
+      parts.append(f"{'+'.join(value)}_rate={next(iter(value.values()))}")
+    else:
+      parts.append(f"{key.rpartition('.')[-1]}={value}")
+  return ",".join(parts)
 
 
 def _layer(width: int, **changes) -> MoeConfig:
@@ -86,6 +111,24 @@ class Row(NamedTuple):
   others: Mapping[str, object] = MappingProxyType(
     {}
   )  # changes to the config, "table.key" to value
+  start: str = ""  # what is done to the initial values, one of `starts.STARTS`
+
+
+def _equal_size() -> MoeConfig:
+  smoe, layer = _layer(WIDTH), _layer(WIDTH, num_heads=HEADS, num_linear=1)
+  dim = matching.match_expert_dim(layer, smoe, WIDTH, matching.parameters)
+  return dataclasses.replace(layer, expert_dim=dim)
+
+
+def _changed(factor: Mapping, is_smoe: bool) -> Row:
+  own = {key: value for key, value in factor.items() if "." not in key}
+  others = {key: value for key, value in factor.items() if "." in key}
+  start = own.pop("start", "")
+  if is_smoe and "top_k" not in own:
+    layer = _layer(WIDTH, **own)
+  else:
+    layer = _same_work(WIDTH, **own) if is_smoe else _mhmoe(**own)
+  return Row(WIDTH, layer, others, start)
 
 
 def _rows() -> dict[str, Row]:
@@ -97,28 +140,23 @@ def _rows() -> dict[str, Row]:
     rows[f"fine_{width}"] = Row(width, _layer(width, **fine))
     for heads in numbers:
       rows[f"mhmoe_{width}_{heads}"] = Row(width, _mhmoe(width, heads))
+  rows["equal_size"] = Row(WIDTH, _equal_size())
   rows["split"] = Row(WIDTH, _mhmoe(num_linear=0))
   rows["linear"] = Row(WIDTH, _mhmoe(heads=1))
   rows["head"] = Row(WIDTH, _mhmoe(use_merge_layer=False))
   rows["merge"] = Row(WIDTH, _mhmoe(use_head_layer=False))
+  for factor in (*FACTORS_OF_MHMOE, *FACTORS):
+    rows[name_of(factor)] = _changed(factor, is_smoe=False)
   for factor in FACTORS:
-    ((key, value),) = factor.items()
-    table, _, key = key.rpartition(".")
-    for prefix in ("", "smoe,"):
-      if prefix and key in ("residual", "num_linear"):
-        continue  # of heads, and of layers that an SMoE does not have
-      make = _mhmoe if not prefix else lambda **changes: _layer(WIDTH, **changes)
-      others = {} if not table else {f"{table}.{key}": value}
-      layer = make() if table else make(**{key: value})
-      rows[prefix + name_of(factor)] = Row(WIDTH, layer, others)
+    rows[f"smoe,{name_of(factor)}"] = _changed(factor, is_smoe=True)
   return rows
 
 
 ROWS = _rows()
 
 
-def get_config(name: str = f"mhmoe_{WIDTH}_{HEADS}") -> ConfigDict:
-  """The config of a row."""
+def get_config(name: str = f"mhmoe_{WIDTH}_{HEADS}", steps: int = 2_000) -> ConfigDict:
+  """The config of a row, a tenth of its steps warm-up, with five evaluations."""
   if name not in ROWS:
     raise ValueError(f"the row must be one of {', '.join(ROWS)}, got {name!r}.")
   row = ROWS[name]
@@ -141,10 +179,6 @@ def get_config(name: str = f"mhmoe_{WIDTH}_{HEADS}") -> ConfigDict:
     # Biases and the norm inside follow the model's.
     model.use_bias, model.sub_ln = row.layer.use_bias, row.layer.sub_ln
     model.init = row.layer.init
-  for key, value in row.others.items():
-    table, field = key.split(".")
-    config[table][field] = value
-
   config.data.source = "text"
   config.data.train, config.data.valid = "data/train.txt", "data/valid.txt"
   config.data.vocabulary = "runs/tokens.model"
@@ -156,12 +190,11 @@ def get_config(name: str = f"mhmoe_{WIDTH}_{HEADS}") -> ConfigDict:
   config.train.eval_batches = 80
   config.train.log_every = 20
   config.train.keep_last = 1
-  return config
-
-
-def set_steps(config: ConfigDict, steps: int) -> None:
-  """Trains for so many steps, a tenth of them warm-up, with five evaluations."""
   config.train.num_steps = steps
   config.optimizer.warmup_steps = max(1, steps // 10)
   config.train.eval_every = max(1, steps // 5)
   config.train.checkpoint_every = max(1, steps // 2)
+  for key, value in row.others.items():
+    table, field = key.split(".")
+    config[table][field] = value
+  return config

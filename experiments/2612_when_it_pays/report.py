@@ -40,8 +40,8 @@ def seeds_of(row: str, steps: int = run.STEPS, rate: float = run.RATE) -> list[r
 
 def sub_token(row: str) -> float:
   """The width of a row's sub-tokens, that of its tokens without any."""
-  width, layer, _ = rows.ROWS[row]
-  return width / (1 if layer is None else layer.num_heads)
+  layer = rows.ROWS[row].layer
+  return rows.ROWS[row].width / (1 if layer is None else layer.num_heads)
 
 
 def line(found: Found, jobs: Sequence[run.Job], *references: Sequence[run.Job]):

@@ -19,7 +19,15 @@ from experiments.vocabulary import set_vocabulary
 SEEDS = (0, 1, 2)
 RATES = (0.002, 0.004, 0.008)
 BASE = (f"smoe_{rows.WIDTH}", f"mhmoe_{rows.WIDTH}_{rows.HEADS}")
+# The models between which a user chooses, and the pieces of the layer (2411.16205
+# Tables 4 and 5).
+MODELS = (
+  *("dense_192", "smoe_192", "smoe,router=cosine", "fine_192"),
+  *("mhmoe_192_2", "mhmoe_192_3", "equal_size"),
+)
+PIECES = ("split", "linear", "head", "merge")
 STEPS = 2_000  # of 1,024 tokens
+LONG = 10_000
 RATE = 0.004
 
 
@@ -32,32 +40,35 @@ class Job(NamedTuple):
   rate: float = RATE  # the highest learning rate
 
 
-def _width() -> list[Job]:
+def _width() -> list[str]:
   kinds = ("dense_", "smoe_", "fine_", "mhmoe_")
   of_width = [name for name in rows.ROWS if name.startswith(kinds)]
-  first = sorted(of_width, key=lambda name: rows.ROWS[name].width != rows.WIDTH)
-  return [Job(name, seed) for seed in SEEDS for name in first]
+  return sorted(of_width, key=lambda name: rows.ROWS[name].width != rows.WIDTH)
+
+
+def _factors() -> list[str]:
+  """MH-MoE's first."""
+  changed = (name for name in rows.ROWS if "=" in name)
+  return [*BASE, *sorted(changed, key=lambda name: name.startswith("smoe,"))]
 
 
 TABLES = {
-  "width": _width(),
-  "rate": [Job(row, s, STEPS, rate) for s in SEEDS for rate in RATES for row in BASE],
-  "parts": [
-    Job(row, s) for s in SEEDS for row in (*BASE, "split", "linear", "head", "merge")
-  ],
-  "factors": [
-    Job(row, s) for s in SEEDS for row in (*BASE, *(r for r in rows.ROWS if "=" in r))
-  ],
+  "width": [Job(row, s) for s in SEEDS for row in _width()],
+  "parts": [Job(row, s) for s in SEEDS for row in (*BASE, *PIECES)],
+  "factors": [Job(row, s) for s in SEEDS for row in _factors()],
+  "rate": [Job(row, s, STEPS, rate) for s in SEEDS for rate in RATES for row in MODELS],
   "tokens": [Job(row, s, n) for s in SEEDS for n in (600, 6_000) for row in BASE],
+  "main": [Job(row, s, LONG) for s in SEEDS for row in (*MODELS, *PIECES)],
 }
 
 
 def make_jobs(table: str) -> list[Job]:
-  """The runs of a table or of all, the most wanted first."""
+  """The runs of a table or of all: every row with one seed, then with the next."""
   if table != "all" and table not in TABLES:
     raise ValueError(f"table must be all, {', '.join(TABLES)}, got table={table!r}.")
   wanted = TABLES.values() if table == "all" else [TABLES[table]]
-  return list(dict.fromkeys(job for jobs in wanted for job in jobs))
+  jobs = dict.fromkeys(job for jobs in wanted for job in jobs)
+  return sorted(jobs, key=lambda job: job.seed)
 
 
 def job_of(result: dict) -> Job:
@@ -72,8 +83,7 @@ def name_of(job: Job) -> str:
 
 def make_config(job: Job, data: pathlib.Path, out: pathlib.Path) -> ConfigDict:
   """The config of a job; trains the vocabulary if it is the first to need it."""
-  config = rows.get_config(job.row)
-  rows.set_steps(config, job.steps)
+  config = rows.get_config(job.row, job.steps)
   config.optimizer.learning_rate = job.rate
   config.train.seed = config.data.seed = job.seed
   config.data.train, config.data.valid = f"{data}/train.txt", f"{data}/valid.txt"
@@ -83,12 +93,17 @@ def make_config(job: Job, data: pathlib.Path, out: pathlib.Path) -> ConfigDict:
 
 def train(job: Job, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
   """Trains and tells the result; None if a signal stopped it."""
+  import starts
+
   from mhmoe_jax.moe.telemetry import active_share
   from mhmoe_jax.plan.accounting import count_flops, count_parameters
   from mhmoe_jax.train import loop
   from mhmoe_jax.train.config import resolve
   from mhmoe_jax.train.metrics import read_metrics
 
+  start = rows.ROWS[job.row].start
+  if start:
+    starts.begin(config, start, str(workdir))
   evaluation = loop.train(config, str(workdir)).evaluation
   if evaluation is None:
     return None

@@ -31,7 +31,12 @@ def test_rows_have_the_work_and_size_of_their_smoe(study):
   """Of layers without routers; and of two whole models with them."""
   rows, _, _ = study
   for name, row in rows.ROWS.items():
-    if row.layer is not None:
+    if name == "equal_size":  # of more work
+      smoe = rows.ROWS["smoe_192"].layer
+      size = matching.parameters(row.layer, 192) / matching.parameters(smoe, 192)
+      assert 0.995 < size <= 1
+      assert matching.macs(row.layer, 192) > 1.8 * matching.macs(smoe, 192)
+    elif row.layer is not None:
       for count, room in ((matching.parameters, 0.05), (matching.macs, 0.015)):
         wanted = count(rows.ROWS[f"smoe_{row.width}"].layer, row.width)
         assert wanted * (1 - room) < count(row.layer, row.width) <= 1.006 * wanted, name
@@ -65,6 +70,7 @@ def test_jobs(study):
   jobs = run.make_jobs("all")
   assert len(jobs) == len(set(jobs)) == len(set(map(run.name_of, jobs)))
   assert {job.row for job in jobs} == set(rows.ROWS)
+  assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
   assert all(run.job_of({**job._asdict(), "valid_loss": 1.0}) == job for job in jobs)
   with pytest.raises(ValueError, match="table must be all, width"):
     run.make_jobs("1")
