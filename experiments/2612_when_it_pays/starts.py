@@ -43,6 +43,7 @@ def _zero_merge(path: str, x: jax.Array) -> jax.Array:
 
 
 STARTS: dict[str, Change] = {
+  "": lambda path, x: x,
   "unit_variance": _unit_variance,
   "magneto": _magneto,
   "identity_head": _identity_head,
