@@ -1,4 +1,4 @@
-"""Forward variances and gradient norms over training: flow.py --data DIR --out runs/flow
+"""Variances and gradient norms over training: flow.py --data DIR --out runs/flow
 
 Trains each row once more, seed 0, keeping checkpoints on the way, and measures on one
 batch of the validation text, as means over the MoE layers:
