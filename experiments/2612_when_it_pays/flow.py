@@ -17,6 +17,7 @@ Writes results/runs.jsonl and, when all rows have run, flow.png beside it.
 import argparse
 from collections import defaultdict
 import functools
+import math
 import pathlib
 import statistics
 from typing import NamedTuple
@@ -90,14 +91,17 @@ def flow_backward(cfg: RunConfig, params: Params, batch: Batch) -> dict[str, lis
     return cfg.task.loss(params, {}, batch, jax.random.key(0), totals).share
 
   grads = jax.jit(jax.grad(loss))(params)
-  squares = {group: [0.0, 0.0] for group in GROUPS}
+  squares = {}
   for (path, g), w in zip(
     jax.tree.leaves_with_path(grads), jax.tree.leaves(params), strict=True
   ):
-    for group in {key.key for key in path} & squares.keys():
-      squares[group][0] += float((g**2).sum())
-      squares[group][1] += float((w**2).sum())
-  return {group: [g**0.5, (g / w) ** 0.5] for group, (g, w) in squares.items() if w > 0}
+    for group in {key.key for key in path} & set(GROUPS):
+      before = squares.get(group, (0, 0))
+      squares[group] = before[0] + float((g**2).sum()), before[1] + float((w**2).sum())
+  return {
+    group: [g**0.5, (g / w) ** 0.5 if w else math.inf]
+    for group, (g, w) in squares.items()
+  }
 
 
 def measure(

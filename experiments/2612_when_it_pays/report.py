@@ -1,6 +1,7 @@
 """Tables and figures of what run.py has finished: report.py --results results
 
 Reads runs.jsonl in the folder, writes tables.md, width.png and factors.png beside it.
+The tables and figures of what has not run are left out.
 Differences are of one seed each, in nats of validation loss; with several seeds their
 mean and a 95 % interval.
 """
@@ -107,22 +108,36 @@ def changed() -> dict[str, str]:
   }
 
 
-def schedules(found: Found) -> list[str]:
-  """Learning rates, then numbers of steps: MH-MoE beside the SMoE."""
-  text = []
-  settings = {
-    "Learning rate": [(run.STEPS, rate) for rate in run.RATES],
-    "Number of tokens": [(n, run.RATE) for n in (600, run.STEPS, 6_000)],
-  }
-  for title, pairs in settings.items():
-    lines = []
-    for steps, rate in pairs:
-      for row in run.BASE:
-        jobs, smoe = seeds_of(row, steps, rate), seeds_of(SMOE, steps, rate)
-        name = f"{row}, {rate:g}, {steps * 1_024 / 1e6:.1f} M tokens"
-        lines.append((name, line(found, jobs, smoe)))
-    text += table(title, [f"less {SMOE}"], lines)
-  return text
+def rates(found: Found) -> list[str]:
+  """The models at every learning rate, beside themselves at the usual one."""
+  lines = []
+  for row in run.MODELS:
+    for rate in run.RATES:
+      jobs = seeds_of(row, run.STEPS, rate)
+      name, usual = f"{row}, {rate:g}", seeds_of(row)
+      lines.append((name, line(found, jobs, usual)))
+  return table("Learning rate", [f"less itself at {run.RATE:g}"], lines)
+
+
+def tokens(found: Found) -> list[str]:
+  """MH-MoE beside the SMoE after other numbers of tokens."""
+  lines = []
+  for steps in (600, run.STEPS, 6_000):
+    for row in run.BASE:
+      name = f"{row}, {steps * 1_024 / 1e6:.1f} M tokens"
+      cells = line(found, seeds_of(row, steps), seeds_of(SMOE, steps))
+      lines.append((name, cells))
+  return table("Number of tokens", [f"less {SMOE}"], lines)
+
+
+def main_table(found: Found) -> list[str]:
+  """Models and pieces after ten million tokens."""
+  smoe, mhmoe = (seeds_of(row, run.LONG) for row in run.BASE)
+  lines = [
+    (row, line(found, seeds_of(row, run.LONG), smoe, mhmoe))
+    for row in (*run.MODELS, *run.PIECES)
+  ]
+  return table("Ten million tokens", [f"less {SMOE}", f"less {MHMOE}"], lines)
 
 
 def draw_widths(found: Found, path: pathlib.Path) -> None:
@@ -198,7 +213,8 @@ def main():
   args = parser.parse_args()
   results = work_queue.read_results(args.results / "runs.jsonl")
   found = {run.job_of(result): result for result in results}
-  lines = [*widths(found), *parts(found), *factors(found), *schedules(found)]
+  parts_of_report = (main_table, widths, parts, factors, rates, tokens)
+  lines = [text for part in parts_of_report for text in part(found)]
   text = "\n".join(lines)
   (args.results / "tables.md").write_text(text)
   print(text)

@@ -5,8 +5,10 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
+from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.plan import matching
 from mhmoe_jax.plan.accounting import count_flops, count_parameters
 from mhmoe_jax.train.config import resolve
@@ -18,7 +20,7 @@ STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
 def study():
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(STUDY)
-    names = "config", "run", "report"
+    names = "config", "run", "report", "starts", "flow"
     for name in names:
       patch.delitem(sys.modules, name, raising=False)
     found = [importlib.import_module(name) for name in names]
@@ -29,7 +31,7 @@ def study():
 
 def test_rows_have_the_work_and_size_of_their_smoe(study):
   """Of layers without routers; and of two whole models with them."""
-  rows, _, _ = study
+  rows = study[0]
   for name, row in rows.ROWS.items():
     if name == "equal_size":  # of more work
       smoe = rows.ROWS["smoe_192"].layer
@@ -51,7 +53,7 @@ def test_rows_have_the_work_and_size_of_their_smoe(study):
 
 
 def test_a_factor_changes_the_config_by_itself(study):
-  rows, _, _ = study
+  rows = study[0]
   for prefix, base in (("", rows.get_config()), ("smoe,", rows.get_config("smoe_192"))):
     changed = rows.get_config(f"{prefix}balance_weight=0.1")
     assert changed.objective.balance_weight == 0.1
@@ -66,7 +68,7 @@ def test_a_factor_changes_the_config_by_itself(study):
 
 
 def test_jobs(study):
-  rows, run, _ = study
+  rows, run = study[:2]
   jobs = run.make_jobs("all")
   assert len(jobs) == len(set(jobs)) == len(set(map(run.name_of, jobs)))
   assert {job.row for job in jobs} == set(rows.ROWS)
@@ -78,7 +80,7 @@ def test_jobs(study):
 
 def test_tables_and_figures_compare_the_same_seeds(study, tmp_path, monkeypatch):
   """By hand: seed 1 is easier by 1 for all, and only one seed of the SMoE has run."""
-  _, run, report = study
+  _, run, report = study[:3]
   losses = {("smoe_192", 0): 4.0, ("mhmoe_192_2", 0): 4.25, ("mhmoe_192_2", 1): 3.25}
   losses |= {("router=cosine", 0): 4.45, ("router=cosine", 1): 3.15}
   losses[("dense_96", 2)] = 5.0
@@ -96,3 +98,37 @@ def test_tables_and_figures_compare_the_same_seeds(study, tmp_path, monkeypatch)
   assert "| router=cosine | 2 | 3.800 | +0.050 ± 1.906 | 3.64 M | 50% |" in text
   assert "| dense_96 | 1 | 5.000 |  |" in text
   assert {path.name for path in tmp_path.glob("*.png")} == {"width.png", "factors.png"}
+
+
+def test_a_start_and_what_flows(study, tmp_path):
+  """With a merge layer of zeros nothing leaves the layer, and no expert learns."""
+  rows, _, _, starts, flow = study
+  config = rows.get_config("start=zero_merge", steps=10)
+  config.data.vocabulary, config.data.sequence_length = "bytes", 16
+  config.model.num_layers, config.model.vocab_size = 2, 264
+  seen = {}
+  for start in ("", "unit_variance", "zero_merge"):
+    workdir = str(tmp_path / (start or "as_it_is"))
+    starts.begin(config, start, workdir)
+    cfg, params = load_model(workdir, step=0)
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 16))
+    batch = {
+      "inputs": tokens,
+      "targets": tokens,
+      "positions": np.arange(16) + 0 * tokens,
+    }
+    batch |= {"segments": 0 * tokens + 1, "weights": np.float32(tokens >= 0)}
+    seen[start] = flow.flow_forward(cfg, params, batch)
+    if start == "zero_merge":
+      norms = flow.flow_backward(cfg, params, batch)
+  np.testing.assert_allclose([x["into"] for x in seen.values()], 1, rtol=1e-4)
+  assert seen["zero_merge"] == seen[""] | {"out": 0.0}
+  np.testing.assert_allclose(
+    seen["unit_variance"]["head"] / seen[""]["head"], 2, rtol=1e-4
+  )
+  assert 0.3 < seen["unit_variance"]["experts"] < 1.2  # of two experts' mean
+  assert norms["experts"] == norms["head"] == [0, 0] < norms["merge"]
+  # A run that is there goes on as it is.
+  starts.begin(config, "unit_variance", workdir)
+  block = load_model(workdir, step=0)[1]["layers"]["block_1"]
+  assert not block["moe"]["merge"]["w_0_DP"].any()
