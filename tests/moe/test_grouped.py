@@ -24,7 +24,7 @@ from tests.moe.definition import (
 # The kernel is interpreted, and slow: all kinds at one load, all loads with a norm.
 CASES = [
   (backend, name, kind)
-  for backend in ("blocks", "ragged", "fused")
+  for backend in ("blocks", "ragged", "batched", "fused")
   for name in SIZES
   for kind in KINDS
   if backend != "fused" or name == "uneven" or kind[2]
@@ -36,7 +36,7 @@ def test_equals_the_definition(key, backend, sizes, kind):
   check(key, backend, make_weights(key, *kind), SIZES[sizes], T)
 
 
-@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched", "fused"])
 def test_the_formula_travels_with_the_weights(key, backend):
   """To every backend, in both directions: GELU's tanh form, and another epsilon."""
   weights = make_weights(key, gated=False, bias=False, norm=True)
@@ -66,13 +66,13 @@ def test_bfloat16_accumulates_in_float32(key):
   expected = all_on_all(weights, x_TM, jnp.ones(T), sizes_E)
   low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (weights, x_TM))
   run = jax.jit(grouped_ffn, static_argnums=4)
-  for backend in ("blocks", "ragged", "fused"):
+  for backend in ("blocks", "ragged", "batched", "fused"):
     y_TM = run(*low, jnp.ones(T), sizes_E, backend)
     assert y_TM.dtype == jnp.bfloat16
     assert jnp.abs(y_TM - expected).max() < 0.03 * jnp.abs(expected).max()
 
 
-@pytest.mark.parametrize("backend", ["blocks", "ragged"])
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched"])
 def test_gradients_of_bfloat16_are_added_up_in_float32(backend):
   """32 rows of 8 and 480 of 1/64 are 263.5: added one by one they would stay 256."""
   E, T = 16, 512
@@ -157,7 +157,7 @@ def test_work_does_not_grow_with_the_number_of_experts(key):
 def test_unknown_backend():
   weights = ExpertWeights(jnp.ones((1, M, 12)), jnp.ones((1, 12, M)))
   with pytest.raises(
-    ValueError, match="backend must be one of auto, fused, ragged, blocks, got"
+    ValueError, match="backend must be one of auto, fused, ragged, batched, blocks, got"
   ):
     grouped_ffn(weights, jnp.ones((4, M)), jnp.ones(4), jnp.array([4]), backend="cuda")
 
@@ -184,7 +184,7 @@ def test_many_rows_of_an_expert_compile_for_a_tpu():
     jax.jit(step).lower(weights, *rest).compile()
 
 
-@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched", "fused"])
 def test_value_and_gradient_are_those_of_numpy(backend):
   """SwiGLU written out in float64, and its central differences."""
   draw = np.random.default_rng(0)

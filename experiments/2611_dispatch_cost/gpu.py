@@ -1,0 +1,193 @@
+"""What routed experts cost on an H100, by the GPU compiler; needs no GPU.
+
+  pip install jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2  # as jax itself
+  PYTHONPATH=. python experiments/2611_dispatch_cost/gpu.py
+
+compiles whole MoE layers in bfloat16 ahead of time for a described GPU (CUDA's own
+libraries are not needed, and no kernel is tuned), prints a table of what is in the
+programs, and writes results/gpu.jsonl. Nothing is measured.
+"""
+
+import json
+import os
+import pathlib
+from unittest import mock
+
+import jax
+from jax.experimental.topologies import get_topology_desc
+import jax.numpy as jnp
+import numpy as np
+
+from mhmoe_jax import MoeConfig, MultiHeadMoe
+from mhmoe_jax.moe import batched, blocks
+from mhmoe_jax.moe.ffn import ExpertWeights
+from mhmoe_jax.plan.costs import op_flops
+from mhmoe_jax.plan.hlo import Program
+from mhmoe_jax.plan.traffic import op_bytes
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "gpu.jsonl"
+# As XLA itself describes it, see xla/backends/gpu/target_config/specs/h100_sxm.txtpb.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84942979072
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  driver_version: "13.0.0"
+  runtime_version: "12.8.0"
+  compile_time_toolkit_version: "12.8.0"
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+PEAK_FLOPS, PEAK_BYTES = 990e12, 3.35e12  # per second, bfloat16
+SUBTOKENS, DIM, HIDDEN, TOP_K = 8192, 768, 3072, 2
+KERNELS = "fusion", "custom-call", "copy", "dot", "dynamic-slice", "dynamic-update-slice"
+PASSES = {"blocks": blocks, "batched": batched}
+bf16 = jnp.bfloat16
+
+
+def compile_layer(config: MoeConfig, backward: bool, device):
+  """One or both passes of a layer on 8,192 sub-tokens."""
+  layer = MultiHeadMoe(config, bf16)
+  here = jax.sharding.SingleDeviceSharding(device)
+
+  def argument(shape):
+    return jax.ShapeDtypeStruct(shape, bf16, sharding=here)
+
+  x_BLD = argument((8, SUBTOKENS // 8 // config.num_heads, DIM))
+  one = jnp.ones((1, 1, DIM), bf16)
+  params = jax.eval_shape(lambda: layer.init(jax.random.key(0), one))
+  params = jax.tree.map(lambda p: argument(p.shape), params)
+
+  def forward(params, x_BLD):
+    return layer.apply(params, x_BLD)[0]
+
+  def both(params, x_BLD, dy_BLD):
+    y_BLD, vjp = jax.vjp(forward, params, x_BLD)
+    return y_BLD, vjp(dy_BLD)
+
+  step, rest = (both, (x_BLD, x_BLD)) if backward else (forward, (x_BLD,))
+  return jax.jit(step).lower(params, *rest).compile()
+
+
+def useful_flops(config: MoeConfig, backward: bool) -> float:
+  """Of experts, router, head and merge layer; of both passes, nothing recomputed."""
+  M = DIM // config.num_heads
+  rows = TOP_K * 2 * M * HIDDEN + M * config.num_experts
+  linear = 2 * config.num_linear * DIM * M  # of a token, per sub-token
+  return (6 if backward else 2) * SUBTOKENS * (rows + linear)
+
+
+def read(program) -> dict:
+  """Of one run in which loops whose number of turns depends on the load take none."""
+  hlo = Program(program.as_text(), turns=0)
+  total = dict.fromkeys(("flops", "bytes", "seconds", "kernels"), 0.0)
+  for op, times in hlo.walk(lambda op: 0):
+    if op.kind not in KERNELS:
+      continue
+    flops, moved = op_flops(hlo, op), op_bytes(hlo, op)
+    total["flops"] += times * flops
+    total["bytes"] += times * moved
+    total["seconds"] += times * max(flops / PEAK_FLOPS, moved / PEAK_BYTES)
+    total["kernels"] += times
+  conditionals = sum(
+    op.kind == "conditional" for ops in hlo.computations.values() for op in ops.values()
+  )
+  return total | {
+    "loops": len(hlo.unknown_loops),
+    "conditionals": conditionals,
+    "MiB": program.memory_analysis().temp_size_in_bytes / 2**20,
+  }
+
+
+def loads(num_rows: int, num_experts: int) -> dict[str, np.ndarray]:
+  """Rows per expert: even, rising from none to twice as many, and all on one."""
+  ramp_E = np.diff(np.arange(num_experts + 1) ** 2 * num_rows // num_experts**2)
+  return {
+    "even": np.full(num_experts, num_rows // num_experts),
+    "ramp": ramp_E,
+    "one": np.eye(num_experts, dtype=int)[0] * num_rows,
+  }
+
+
+def host_waits(passes, sizes_E, backward: bool) -> int:
+  """How often the host reads a loop's condition: once more than the loop turns."""
+  waits = 0
+
+  def loop(lower, upper, body, carry):
+    nonlocal waits
+    waits += 0 if isinstance(upper, int) else int(upper) - int(lower) + 1
+    for i in range(int(lower), int(upper)):
+      carry = body(jnp.int32(i), carry)
+    return carry
+
+  E, T = len(sizes_E), int(sizes_E.sum())
+  weights, x_TM = ExpertWeights(jnp.ones((E, 1, 1)), jnp.ones((E, 1, 1))), jnp.ones((T, 1))
+  inputs = weights, x_TM, jnp.ones(T), jnp.asarray(sizes_E, jnp.int32)
+  with mock.patch.object(jax.lax, "fori_loop", loop), jax.disable_jit():
+    passes.forward(*inputs)
+    if backward:
+      passes.backward(*inputs, x_TM)
+  return waits
+
+
+def main() -> None:
+  jax.config.update("jax_platforms", "cpu")
+  os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
+  device = get_topology_desc("", "cuda", target_config=H100, topology="1x1x1").devices[0]
+  RESULTS.unlink(missing_ok=True)
+  print("| layer | experts | passes | backend | FLOPs / useful | GB | bound, ms | kernels")
+  print("| temporaries, MiB | waits of the host: even, ramp, all on one |")
+  print("|" + "---|" * 10)
+  for heads in (1, 4):
+    for experts in (8, 64):
+      for backward in (False, True):
+        for backend in ("auto", "blocks", "ragged"):
+          config = MoeConfig(
+            heads, experts, HIDDEN, TOP_K, num_linear=int(heads > 1), backend=backend
+          )
+          row = {"heads": heads, "experts": experts, "backward": backward}
+          row |= {"backend": backend, "jax": jax.__version__, "target": "H100 SXM"}
+          row |= read(compile_layer(config, backward, device))
+          row["useful"] = useful_flops(config, backward)
+          passes = PASSES.get(backend, batched)
+          sizes = loads(SUBTOKENS * TOP_K, experts)
+          row["waits"] = [
+            0 if backend == "ragged" else host_waits(passes, sizes_E, backward)
+            for sizes_E in sizes.values()
+          ]
+          with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+          print_row(row)
+
+
+def print_row(row: dict) -> None:
+  cells = [f"h={row['heads']}", row["experts"], "both" if row["backward"] else "forward"]
+  cells.append(row["backend"])
+  if row["backend"] == "blocks":  # all its products are in loops
+    cells += ["", "", "", ""]
+  else:
+    cells += [f"{row['flops'] / row['useful']:.2f}", f"{row['bytes'] / 1e9:.1f}"]
+    cells += [f"{1e3 * row['seconds']:.2f}", f"{row['kernels']:.0f}"]
+  cells += [f"{row['MiB']:.0f}", ", ".join(map(str, row["waits"]))]
+  print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+  main()
