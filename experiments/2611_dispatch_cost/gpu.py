@@ -57,7 +57,14 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 PEAK_FLOPS, PEAK_BYTES = 990e12, 3.35e12  # per second, bfloat16
 SUBTOKENS, DIM, HIDDEN, TOP_K = 8192, 768, 3072, 2
-KERNELS = "fusion", "custom-call", "copy", "dot", "dynamic-slice", "dynamic-update-slice"
+KERNELS = (
+  "fusion",
+  "custom-call",
+  "copy",
+  "dot",
+  "dynamic-slice",
+  "dynamic-update-slice",
+)
 PASSES = {"blocks": blocks, "batched": batched}
 bf16 = jnp.bfloat16
 
@@ -138,7 +145,10 @@ def host_waits(passes, sizes_E, backward: bool) -> int:
     return carry
 
   E, T = len(sizes_E), int(sizes_E.sum())
-  weights, x_TM = ExpertWeights(jnp.ones((E, 1, 1)), jnp.ones((E, 1, 1))), jnp.ones((T, 1))
+  weights, x_TM = (
+    ExpertWeights(jnp.ones((E, 1, 1)), jnp.ones((E, 1, 1))),
+    jnp.ones((T, 1)),
+  )
   inputs = weights, x_TM, jnp.ones(T), jnp.asarray(sizes_E, jnp.int32)
   with mock.patch.object(jax.lax, "fori_loop", loop), jax.disable_jit():
     passes.forward(*inputs)
@@ -150,9 +160,13 @@ def host_waits(passes, sizes_E, backward: bool) -> int:
 def main() -> None:
   jax.config.update("jax_platforms", "cpu")
   os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
-  device = get_topology_desc("", "cuda", target_config=H100, topology="1x1x1").devices[0]
+  device = get_topology_desc("", "cuda", target_config=H100, topology="1x1x1").devices[
+    0
+  ]
   RESULTS.unlink(missing_ok=True)
-  print("| layer | experts | passes | backend | FLOPs / useful | GB | bound, ms | kernels")
+  print(
+    "| layer | experts | passes | backend | FLOPs / useful | GB | bound, ms | kernels"
+  )
   print("| temporaries, MiB | waits of the host: even, ramp, all on one |")
   print("|" + "---|" * 10)
   for heads in (1, 4):
@@ -178,7 +192,11 @@ def main() -> None:
 
 
 def print_row(row: dict) -> None:
-  cells = [f"h={row['heads']}", row["experts"], "both" if row["backward"] else "forward"]
+  cells = [
+    f"h={row['heads']}",
+    row["experts"],
+    "both" if row["backward"] else "forward",
+  ]
   cells.append(row["backend"])
   if row["backend"] == "blocks":  # all its products are in loops
     cells += ["", "", "", ""]

@@ -63,7 +63,9 @@ def for_batches(
 
   if shares.first:
     stop_first_E = jnp.minimum(stop_E, start_E + shares.first)
-    carry = body(carry, weights, rows_between(start_E, stop_first_E, shares.first), None)
+    carry = body(
+      carry, weights, rows_between(start_E, stop_first_E, shares.first), None
+    )
     start_E = stop_first_E
   if shares.first >= num_rows:
     return carry
