@@ -56,7 +56,7 @@ dnn_version_info { major: 9 minor: 10 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 PEAK_FLOPS, PEAK_BYTES = 990e12, 3.35e12  # per second, bfloat16
-SUBTOKENS, DIM, HIDDEN, TOP_K = 8192, 768, 3072, 2
+DIM, HIDDEN, TOP_K = 768, 3072, 2
 KERNELS = (
   "fusion",
   "custom-call",
@@ -65,19 +65,22 @@ KERNELS = (
   "dynamic-slice",
   "dynamic-update-slice",
 )
-PASSES = {"blocks": blocks, "batched": batched}
+PASSES = {"blocks": blocks, "auto": batched}
+# Heads, experts, sub-tokens, both passes: training, and a step of decoding.
+LAYERS = [(h, E, 8192, both) for h in (1, 4) for E in (8, 64) for both in (False, True)]
+LAYERS += [(1, 64, n, False) for n in (1, 16)]
 bf16 = jnp.bfloat16
 
 
-def compile_layer(config: MoeConfig, backward: bool, device):
-  """One or both passes of a layer on 8,192 sub-tokens."""
+def compile_layer(config: MoeConfig, subtokens: int, backward: bool, device):
+  """One or both passes of a layer."""
   layer = MultiHeadMoe(config, bf16)
   here = jax.sharding.SingleDeviceSharding(device)
 
   def argument(shape):
     return jax.ShapeDtypeStruct(shape, bf16, sharding=here)
 
-  x_BLD = argument((8, SUBTOKENS // 8 // config.num_heads, DIM))
+  x_BLD = argument((1, subtokens // config.num_heads, DIM))
   one = jnp.ones((1, 1, DIM), bf16)
   params = jax.eval_shape(lambda: layer.init(jax.random.key(0), one))
   params = jax.tree.map(lambda p: argument(p.shape), params)
@@ -93,17 +96,16 @@ def compile_layer(config: MoeConfig, backward: bool, device):
   return jax.jit(step).lower(params, *rest).compile()
 
 
-def useful_flops(config: MoeConfig, backward: bool) -> float:
+def useful_flops(config: MoeConfig, subtokens: int, backward: bool) -> float:
   """Of experts, router, head and merge layer; of both passes, nothing recomputed."""
   M = DIM // config.num_heads
   rows = TOP_K * 2 * M * HIDDEN + M * config.num_experts
   linear = 2 * config.num_linear * DIM * M  # of a token, per sub-token
-  return (6 if backward else 2) * SUBTOKENS * (rows + linear)
+  return (6 if backward else 2) * subtokens * (rows + linear)
 
 
-def read(program) -> dict:
-  """Of one run in which loops whose number of turns depends on the load take none."""
-  hlo = Program(program.as_text(), turns=0)
+def read(hlo: Program) -> dict:
+  """What one run takes."""
   total = dict.fromkeys(("flops", "bytes", "seconds", "kernels"), 0.0)
   for op, times in hlo.walk(lambda op: 0):
     if op.kind not in KERNELS:
@@ -113,24 +115,16 @@ def read(program) -> dict:
     total["bytes"] += times * moved
     total["seconds"] += times * max(flops / PEAK_FLOPS, moved / PEAK_BYTES)
     total["kernels"] += times
-  conditionals = sum(
-    op.kind == "conditional" for ops in hlo.computations.values() for op in ops.values()
-  )
-  return total | {
-    "loops": len(hlo.unknown_loops),
-    "conditionals": conditionals,
-    "MiB": program.memory_analysis().temp_size_in_bytes / 2**20,
-  }
+  return total
 
 
-def loads(num_rows: int, num_experts: int) -> dict[str, np.ndarray]:
+def loads(num_rows: int, num_experts: int) -> list[np.ndarray]:
   """Rows per expert: even, rising from none to twice as many, and all on one."""
-  ramp_E = np.diff(np.arange(num_experts + 1) ** 2 * num_rows // num_experts**2)
-  return {
-    "even": np.full(num_experts, num_rows // num_experts),
-    "ramp": ramp_E,
-    "one": np.eye(num_experts, dtype=int)[0] * num_rows,
-  }
+  part = np.arange(num_experts + 1) / num_experts
+  return [
+    np.diff(np.floor(num_rows * ends)).astype(int)
+    for ends in (part, part**2, part >= 1)
+  ]
 
 
 def host_waits(passes, sizes_E, backward: bool) -> int:
@@ -157,6 +151,31 @@ def host_waits(passes, sizes_E, backward: bool) -> int:
   return waits
 
 
+def measure(config: MoeConfig, subtokens: int, backward: bool, device) -> dict:
+  program = compile_layer(config, subtokens, backward, device)
+  text = program.as_text()
+  row = {
+    "heads": config.num_heads,
+    "experts": config.num_experts,
+    "subtokens": subtokens,
+    "backward": backward,
+    "backend": config.backend,
+    "useful": useful_flops(config, subtokens, backward),
+    "MiB": program.memory_analysis().temp_size_in_bytes / 2**20,
+    "loads": [],
+    "jax": jax.__version__,
+    "target": "H100 SXM",
+  }
+  for sizes_E in loads(subtokens * TOP_K, config.num_experts):
+    passes, waits = PASSES.get(config.backend), 0
+    if passes:
+      waits = host_waits(passes, sizes_E, backward)
+    # The loop of each pass, if it has one, turns once less than it waits.
+    hlo = Program(text, turns=waits // (1 + backward) - 1)
+    row["loads"].append({"waits": waits} | read(hlo))
+  return row | {"loops": len(hlo.unknown_loops)}
+
+
 def main() -> None:
   jax.config.update("jax_platforms", "cpu")
   os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
@@ -165,46 +184,37 @@ def main() -> None:
   ]
   RESULTS.unlink(missing_ok=True)
   print(
-    "| layer | experts | passes | backend | FLOPs / useful | GB | bound, ms | kernels"
+    "| layer | experts | sub-tokens | passes | backend | waits of the host ", end=""
   )
-  print("| temporaries, MiB | waits of the host: even, ramp, all on one |")
+  print("| FLOPs / useful | bound, ms | kernels, even load | temporaries, MiB |")
   print("|" + "---|" * 10)
-  for heads in (1, 4):
-    for experts in (8, 64):
-      for backward in (False, True):
-        for backend in ("auto", "blocks", "ragged"):
-          config = MoeConfig(
-            heads, experts, HIDDEN, TOP_K, num_linear=int(heads > 1), backend=backend
-          )
-          row = {"heads": heads, "experts": experts, "backward": backward}
-          row |= {"backend": backend, "jax": jax.__version__, "target": "H100 SXM"}
-          row |= read(compile_layer(config, backward, device))
-          row["useful"] = useful_flops(config, backward)
-          passes = PASSES.get(backend, batched)
-          sizes = loads(SUBTOKENS * TOP_K, experts)
-          row["waits"] = [
-            0 if backend == "ragged" else host_waits(passes, sizes_E, backward)
-            for sizes_E in sizes.values()
-          ]
-          with RESULTS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-          print_row(row)
+  for heads, experts, subtokens, backward in LAYERS:
+    for backend in ("auto", "blocks", "ragged"):
+      config = MoeConfig(
+        heads, experts, HIDDEN, TOP_K, num_linear=int(heads > 1), backend=backend
+      )
+      row = measure(config, subtokens, backward, device)
+      with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+      print_row(row)
 
 
 def print_row(row: dict) -> None:
-  cells = [
-    f"h={row['heads']}",
-    row["experts"],
-    "both" if row["backward"] else "forward",
-  ]
-  cells.append(row["backend"])
-  if row["backend"] == "blocks":  # all its products are in loops
-    cells += ["", "", "", ""]
+  """Of three loads, if they differ: even, rising, and all on one expert."""
+
+  def of_loads(form):
+    return ", ".join(dict.fromkeys(form(load) for load in row["loads"]))
+
+  cells = [f"h={row['heads']}", str(row["experts"]), f"{row['subtokens']:,}"]
+  cells += ["both" if row["backward"] else "forward", row["backend"]]
+  cells.append(of_loads(lambda load: f"{load['waits']}"))
+  if row["backend"] == "blocks":  # in loops in loops, which are not read
+    cells += ["", "", ""]
   else:
-    cells += [f"{row['flops'] / row['useful']:.2f}", f"{row['bytes'] / 1e9:.1f}"]
-    cells += [f"{1e3 * row['seconds']:.2f}", f"{row['kernels']:.0f}"]
-  cells += [f"{row['MiB']:.0f}", ", ".join(map(str, row["waits"]))]
-  print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    cells.append(of_loads(lambda load: f"{load['flops'] / row['useful']:.2f}"))
+    cells.append(of_loads(lambda load: f"{1e3 * load['seconds']:.2f}"))
+    cells.append(f"{row['loads'][0]['kernels']:.0f}")
+  print("| " + " | ".join([*cells, f"{row['MiB']:.0f}"]) + " |", flush=True)
 
 
 if __name__ == "__main__":

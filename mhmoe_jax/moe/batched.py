@@ -27,17 +27,25 @@ class Shares(NamedTuple):
   first: int  # rows of every expert in the first batch
   piece: int  # rows of a piece of the rest
   at_once: int  # pieces of a batch
+  one_batch: bool  # whether that is all of them, whatever the load
 
 
 def make_shares(num_rows: int, num_experts: int, expected_rows: int) -> Shares:
-  """Of few rows, as in decoding, all are pieces: other experts' weights stay unread."""
-  even = expected_rows // num_experts
-  first = even_share(expected_rows, num_experts, 1.25) if even >= TILE else 0
-  return Shares(
-    first=-(-first // TILE) * TILE,
-    piece=max(TILE, min(256, even // TILE * TILE)),
-    at_once=min(num_rows, max(16, num_experts // 4)),
-  )
+  """Of few rows, as in decoding, all are pieces: other experts' weights stay unread.
+
+  Gathered weights are read, written and read again, all experts' in place read once.
+  """
+  first = 0
+  if 3 * expected_rows >= num_experts:
+    first = _round_up(even_share(expected_rows, num_experts, 1.25))
+  piece = min(256, _round_up(expected_rows // num_experts))
+  most = (num_rows + min(num_rows, num_experts) * (piece - 1)) // piece
+  at_once = min(most, max(16, num_experts // 4))
+  return Shares(first, piece, at_once, one_batch=not first and at_once == most)
+
+
+def _round_up(rows: int) -> int:
+  return max(1, -(-rows // TILE)) * TILE
 
 
 def for_batches(
@@ -82,7 +90,7 @@ def for_batches(
     taken = jax.tree.map(lambda w: w[expert_G], weights)
     return body(carry, taken, rows_GR, expert_G)
 
-  if num_rows <= shares.at_once:  # one turn, whatever the load
+  if shares.one_batch:
     return turn(0, carry)
   return jax.lax.fori_loop(0, -(-ends_E[-1] // shares.at_once), turn, carry)
 
