@@ -1,11 +1,11 @@
 """What routed experts cost on an H100, by the GPU compiler; needs no GPU.
 
-  pip install jax-cuda12-plugin==0.10.2 jax-cuda12-pjrt==0.10.2  # as jax itself
+  pip install -r experiments/2611_dispatch_cost/requirements-gpu.txt
   PYTHONPATH=. python experiments/2611_dispatch_cost/gpu.py
 
-compiles whole MoE layers in bfloat16 ahead of time for a described GPU (CUDA's own
-libraries are not needed, and no kernel is tuned), prints a table of what is in the
-programs, and writes results/gpu.jsonl. Nothing is measured.
+compiles whole MoE layers in bfloat16 ahead of time for a GPU that is only described
+(CUDA's libraries are not needed either, and no kernel is tuned), prints a table of what
+is in the programs, and writes results/gpu.jsonl. Nothing is measured.
 """
 
 import json
@@ -193,7 +193,7 @@ def main() -> None:
       config = MoeConfig(
         heads, experts, HIDDEN, TOP_K, num_linear=int(heads > 1), backend=backend
       )
-      row = measure(config, subtokens, backward, device)
+      row = measure(config, subtokens, backward, chips.devices[0])
       with RESULTS.open("a") as file:
         file.write(json.dumps(row) + "\n")
       print_row(row)
