@@ -179,9 +179,11 @@ def measure(config: MoeConfig, subtokens: int, backward: bool, device) -> dict:
 def main() -> None:
   jax.config.update("jax_platforms", "cpu")
   os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
-  device = get_topology_desc("", "cuda", target_config=H100, topology="1x1x1").devices[
-    0
-  ]
+  try:
+    chips = get_topology_desc("", "cuda", target_config=H100, topology="1x1x1")
+  except NotImplementedError as error:
+    needed = pathlib.Path(__file__).with_name("requirements-gpu.txt")
+    raise SystemExit(f"No GPU compiler ({error}): pip install -r {needed}") from None
   RESULTS.unlink(missing_ok=True)
   print(
     "| layer | experts | sub-tokens | passes | backend | waits of the host ", end=""
