@@ -202,10 +202,11 @@ def main() -> None:
 
 
 def print_row(row: dict) -> None:
-  """Of three loads, if they differ: even, rising, and all on one expert."""
+  """Of three loads, or one figure where they are alike."""
 
   def of_loads(form):
-    return ", ".join(dict.fromkeys(form(load) for load in row["loads"]))
+    cells = [form(load) for load in row["loads"]]
+    return ", ".join(cells if len(set(cells)) > 1 else cells[:1])
 
   cells = [f"h={row['heads']}", str(row["experts"]), f"{row['subtokens']:,}"]
   cells += ["both" if row["backward"] else "forward", row["backend"]]
