@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
   # "sorted" (a ring over devices) and "rounds" (as many all-to-alls as it takes) drop
   # nothing; "capacity" (all-to-all) and "einsum" (masks, the definition) have slots.
   moe.dispatch = "sorted"
-  moe.backend = "auto"  # of the first two: by platform, or fused, ragged, blocks
+  moe.backend = "auto"  # of the first two: by platform, or see `grouped.py`
   moe.capacity_factor = 1.25  # of "capacity" and "einsum" in training
   moe.eval_capacity_factor = 2.0  # of the same in evaluation
   moe.round_factor = 1.25  # of "rounds": what a pair of devices sends, in even shares

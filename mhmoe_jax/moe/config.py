@@ -13,7 +13,7 @@ INITS = ("flax", "torch")
 ROUTERS = ("linear", "cosine", "projected")
 DROPLESS = ("sorted", "rounds")
 DISPATCHES = (*DROPLESS, "capacity", "einsum")
-BACKENDS = ("auto", "fused", "ragged", "blocks")
+BACKENDS = ("auto", "fused", "ragged", "batched", "blocks")
 
 
 def check_number(name: str, value, kind: type = int, least: float | None = None):
@@ -118,7 +118,7 @@ class MoeConfig:
   router_temperature: float = 0.3  # initial temperature of the cosine router
   renormalize: bool = False  # make the K weights of a sub-token sum to 1
   dispatch: str = "sorted"  # or "rounds"; dropping: "capacity", "einsum"
-  backend: str = "auto"  # of the first two, or "fused", "ragged", "blocks"
+  backend: str = "auto"  # by platform, or one of `BACKENDS`
   capacity_factor: float = 1.25  # of "capacity" and "einsum", in training
   eval_capacity_factor: float = 2.0  # of the same, in evaluation
   round_factor: float = 1.25  # of "rounds": rows of a round over an even share

@@ -1,4 +1,4 @@
-"""Many experts at once over rows sorted by expert: one function, three backends.
+"""Many experts at once over rows sorted by expert: one function, four backends.
 
 `grouped_ffn` applies expert e (`ffn.expert_ffn`) to its `sizes_E[e]` consecutive rows
 and multiplies every result by the router's weight for it.
@@ -7,8 +7,11 @@ in the backward pass, so that memory does not grow with what is hidden:
 
 * "fused": one TPU kernel (`fused.py`), the choice there if an expert fits into it.
 * "ragged": `jax.lax.ragged_dot`, for the experts on a TPU that do not.
-* "blocks": a loop over blocks of rows (`blocks.py`), the choice elsewhere: on a CPU and
-  a GPU `ragged_dot` multiplies every row with every expert.
+* "batched": a few batched products (`batched.py`), the choice on a GPU.
+* "blocks": a loop over blocks of rows (`blocks.py`), the choice elsewhere.
+
+On a CPU and a GPU `ragged_dot` multiplies every row with every expert, and on a GPU
+every turn of a loop such as that of "blocks" waits for the host.
 """
 
 import contextlib
@@ -19,7 +22,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
 
-from mhmoe_jax.moe import blocks, fused
+from mhmoe_jax.moe import batched, blocks, fused
 from mhmoe_jax.moe.config import BACKENDS
 from mhmoe_jax.moe.ffn import ExpertWeights, apply_ffn
 from mhmoe_jax.moe.once import once
@@ -45,7 +48,7 @@ def grouped_ffn(
     backend: one of `config.BACKENDS`; "auto" chooses by the platform that the program
       is lowered for, which need not be the one that this runs on.
     expected_rows: the sum of the sizes when the load is even, T by default. It changes
-      only the cost that the compiler is told.
+      the cost that the compiler is told, and what "batched" makes one product of.
 
   Returns:
     (T, M); rows past the sum of the sizes are zero.
@@ -78,10 +81,15 @@ def _choose(direction: int, how, weights: ExpertWeights, x_TM, *rest):
   but for the kernel under a norm.
   """
   backend, expected_rows = how
-  fused_passes = fused.forward, fused.backward
+
+  def with_expected_rows(*passes):
+    return [functools.partial(f, expected_rows=expected_rows) for f in passes]
+
+  in_batches = with_expected_rows(batched.forward, batched.backward)
   passes = {
-    "fused": [functools.partial(f, expected_rows=expected_rows) for f in fused_passes],
+    "fused": with_expected_rows(fused.forward, fused.backward),
     "ragged": _saving_nothing(_ragged_forward, _ragged_backward),
+    "batched": _saving_nothing(*in_batches),
     "blocks": _saving_nothing(blocks.forward, blocks.backward),
   }
   if backend != "auto":
@@ -94,9 +102,10 @@ def _choose(direction: int, how, weights: ExpertWeights, x_TM, *rest):
   takes = fused.fits(weights, x_TM.dtype) and not varying_axes(x_TM)
   tpu = passes["fused" if takes else "ragged"]
   saved = fused.unsaved if takes else None
-  default = _saving_nothing(blocks.forward, blocks.backward, saved)
+  gpu = _saving_nothing(*in_batches, saved)[direction]
+  default = _saving_nothing(blocks.forward, blocks.backward, saved)[direction]
   return jax.lax.platform_dependent(
-    weights, x_TM, *rest, tpu=tpu[direction], default=default[direction]
+    weights, x_TM, *rest, tpu=tpu[direction], cuda=gpu, rocm=gpu, default=default
   )
 
 

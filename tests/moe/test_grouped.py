@@ -1,4 +1,6 @@
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,6 @@ from mhmoe_jax.sharding import vary_alike
 from tests.moe.definition import (
   KINDS,
   SIZES,
-  E,
   M,
   T,
   all_on_all,
@@ -24,7 +25,7 @@ from tests.moe.definition import (
 # The kernel is interpreted, and slow: all kinds at one load, all loads with a norm.
 CASES = [
   (backend, name, kind)
-  for backend in ("blocks", "ragged", "fused")
+  for backend in ("blocks", "ragged", "batched", "fused")
   for name in SIZES
   for kind in KINDS
   if backend != "fused" or name == "uneven" or kind[2]
@@ -36,7 +37,7 @@ def test_equals_the_definition(key, backend, sizes, kind):
   check(key, backend, make_weights(key, *kind), SIZES[sizes], T)
 
 
-@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched", "fused"])
 def test_the_formula_travels_with_the_weights(key, backend):
   """To every backend, in both directions: GELU's tanh form, and another epsilon."""
   weights = make_weights(key, gated=False, bias=False, norm=True)
@@ -45,17 +46,61 @@ def test_the_formula_travels_with_the_weights(key, backend):
   check(key, backend, weights, SIZES["uneven"], T)
 
 
-def test_no_dense_masked_product_on_a_gpu():
-  """`ragged_dot` becomes one there: E times the work."""
-  shapes = jax.eval_shape(
-    lambda: (make_weights(jax.random.key(0), True, False, False), jnp.ones((T, M)))
+def lower_for_a_gpu(backend, E, T, F):
+  """Both passes, as text."""
+
+  def array(*shape, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+  weights = ExpertWeights(array(E, M, F), array(E, F, M))
+  rest = array(T, M), array(T), array(E, dtype=jnp.int32)
+
+  def both(weights, x_TM, scale_T, sizes_E):
+    def run(*inputs):
+      return grouped_ffn(*inputs, sizes_E, backend)
+
+    y_TM, vjp = jax.vjp(run, weights, x_TM, scale_T)
+    return y_TM, vjp(y_TM)
+
+  return (
+    jax.jit(both).trace(weights, *rest).lower(lowering_platforms=("cuda",)).as_text()
   )
-  rest = jax.ShapeDtypeStruct((T,), jnp.float32), jax.ShapeDtypeStruct((E,), jnp.int32)
-  traced = jax.jit(grouped_ffn).trace(*shapes, *rest)
-  text = traced.lower(lowering_platforms=("cuda",)).as_text()
-  assert "ragged_dot" not in text
-  assert "stablehlo.while" in text
-  assert f"{E}x{T}x" not in text
+
+
+def multiply_adds(text):
+  """Of all products, as if every loop turned once."""
+  total = 0
+  for line in text.splitlines():
+    if "stablehlo.dot_general" in line:
+      shapes = re.findall(r"tensor<([\dx]+)xf32>", line)
+      lhs, _, out = ([int(n) for n in shape.split("x")] for shape in shapes)
+      contracted = re.search(r"contracting_dims = \[(\d+)\]", line)[1]
+      total += math.prod(out) * lhs[int(contracted)]
+  return total
+
+
+def loops_that_wait(text):
+  """How many of all loops have a number of turns that is not in the program.
+
+  On a GPU the host waits for the device before every turn of such a loop.
+  """
+  tests = re.findall(r" cond \{(.*?)\} do \{", text, flags=re.DOTALL)
+  return sum("stablehlo.constant" not in test for test in tests), len(tests)
+
+
+def test_a_gpu_gets_no_dense_product_and_no_loop_over_experts():
+  E, T, F = 16, 1024, 12
+  text = lower_for_a_gpu("auto", E, T, F)
+  assert "ragged_dot" not in text  # which becomes a product of all rows and experts
+  # Two products forward, five backward; 1.25 rows for one, and a turn for the rest.
+  assert 1 < multiply_adds(text) / (7 * T * M * F) < 2.5
+  # One in each pass, and one of a fixed length that adds up the gradients of its turn.
+  assert loops_that_wait(text) == (2, 3)
+
+
+def test_a_gpu_would_wait_for_the_host_at_every_block():
+  """With the backend that a CPU gets, over experts and two sizes of blocks."""
+  assert loops_that_wait(lower_for_a_gpu("blocks", 16, 1024, 12)) == (6, 6)
 
 
 def test_bfloat16_accumulates_in_float32(key):
@@ -66,13 +111,13 @@ def test_bfloat16_accumulates_in_float32(key):
   expected = all_on_all(weights, x_TM, jnp.ones(T), sizes_E)
   low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (weights, x_TM))
   run = jax.jit(grouped_ffn, static_argnums=4)
-  for backend in ("blocks", "ragged", "fused"):
+  for backend in ("blocks", "ragged", "batched", "fused"):
     y_TM = run(*low, jnp.ones(T), sizes_E, backend)
     assert y_TM.dtype == jnp.bfloat16
     assert jnp.abs(y_TM - expected).max() < 0.03 * jnp.abs(expected).max()
 
 
-@pytest.mark.parametrize("backend", ["blocks", "ragged"])
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched"])
 def test_gradients_of_bfloat16_are_added_up_in_float32(backend):
   """32 rows of 8 and 480 of 1/64 are 263.5: added one by one they would stay 256."""
   E, T = 16, 512
@@ -157,7 +202,7 @@ def test_work_does_not_grow_with_the_number_of_experts(key):
 def test_unknown_backend():
   weights = ExpertWeights(jnp.ones((1, M, 12)), jnp.ones((1, 12, M)))
   with pytest.raises(
-    ValueError, match="backend must be one of auto, fused, ragged, blocks, got"
+    ValueError, match="backend must be one of auto, fused, ragged, batched, blocks, got"
   ):
     grouped_ffn(weights, jnp.ones((4, M)), jnp.ones(4), jnp.array([4]), backend="cuda")
 
@@ -184,7 +229,7 @@ def test_many_rows_of_an_expert_compile_for_a_tpu():
     jax.jit(step).lower(weights, *rest).compile()
 
 
-@pytest.mark.parametrize("backend", ["blocks", "ragged", "fused"])
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched", "fused"])
 def test_value_and_gradient_are_those_of_numpy(backend):
   """SwiGLU written out in float64, and its central differences."""
   draw = np.random.default_rng(0)
