@@ -3,8 +3,8 @@
   mhmoe plan --config configs/pod/large.py --topology v5p:4x8x8 --slices 2
   mhmoe train --config configs/pod/large.py --workdir gs://BUCKET/large
 
-On v5p 48.5 of 95.74 GiB a chip; at peak rates 701 ms of computation and 118 ms of
-communication a step of 4,194,304 tokens, so 59.3 to 69.3 % MFU at most.
+On v5p 45.8 of 95.74 GiB a chip; at peak rates 707 ms of computation and 112 ms of
+communication a step of 4,194,304 tokens, so 59.3 to 68.7 % MFU at most.
 
 Not a paper's model: 2411.16205's block, deeper and wider, with 256 experts in each of
 16 layers. Its learning rate has not been tried.

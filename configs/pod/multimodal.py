@@ -3,8 +3,8 @@
 mhmoe plan --config configs/pod/multimodal.py --topology v5p:4x4x4
 mhmoe train --config configs/pod/multimodal.py --workdir gs://BUCKET/multimodal
 
-On v5p 38.6 of 95.74 GiB a chip; at peak rates 187 ms of computation and 17 ms of
-communication a step of 1,462,272 tokens, so 28.7 to 31.4 % MFU at most. All kinds of a
+On v5p 39.8 of 95.74 GiB a chip; at peak rates 193 ms of computation and 16 ms of
+communication a step of 1,462,272 tokens, so 28.2 to 30.5 % MFU at most. All kinds of a
 batch go through a layer together, so that its gradients are exchanged once.
 """
 

@@ -4,10 +4,10 @@
   mhmoe plan --config configs/pod/paper1_256.py --topology v6e:8x8
   mhmoe train --config configs/pod/paper1_256.py --workdir gs://BUCKET/paper1_256
 
-On v5p 9.5 of 95.74 GiB a chip; at peak rates 98 ms of computation and 16 ms of
-communication a step of 524,288 tokens, so 38.0 to 44.1 % MFU at most.
-On v6e 9.5 of 31.25 GiB a chip; at peak rates 146 ms of computation and 24 ms of
-communication a step of 524,288 tokens, so 12.7 to 14.7 % MFU at most.
+On v5p 10.1 of 95.74 GiB a chip; at peak rates 91 ms of computation and 15 ms of
+communication a step of 524,288 tokens, so 40.4 to 47.2 % MFU at most.
+On v6e 10.1 of 31.25 GiB a chip; at peak rates 136 ms of computation and 23 ms of
+communication a step of 524,288 tokens, so 13.6 to 15.9 % MFU at most.
 
 dispatch="capacity" with the authors' factor of 1.0 drops choices, as their code does;
 the dropless ways run the experts, 12,162 wide under a norm, in the fused kernel, and

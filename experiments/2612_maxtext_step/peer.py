@@ -31,6 +31,7 @@ def _keep(*names: str) -> dict:
 REMATS = {  # MaxText 0.2.5 also has "none", but recomputes as under "full"
   "products kept": _keep(*_PROJECTIONS, *_EXPERTS),
   "attention and experts kept": _keep(*_EXPERTS),
+  "attention and outputs kept": _keep("context", "moe_mlpwo"),
   "full": {"remat_policy": "full"},
 }
 
@@ -71,19 +72,31 @@ def compile_step(python: str, settings: dict) -> tuple[str, int]:
 
 
 def state_kernels(text: str, rows: int) -> str:
-  """The program, in which its grouped products say what they do with an even load.
+  """The program, in which its grouped products state what they do with an even load.
 
   Args:
     text: of the program.
     rows: that a chip's experts have then; buffers may have more.
   """
-  program, lines = Program(text), text.splitlines()
-  for i, line in enumerate(lines):
-    found = re.match(r" +(?:ROOT )?%(t?gmm[\w.]*) = .*custom-call", line)
-    if found:
-      op = program.computations[program.home[found[1]]][found[1]]
-      lines[i] += f', "cost_estimate":{json.dumps(kernel_cost(program, op, rows))}'
-  return "\n".join(lines)
+  program = Program(text)
+
+  def restate(found):
+    op = program.computations[program.home[found[2]]][found[2]]
+    return found[1] + json.dumps(kernel_cost(program, op, rows))
+
+  kernels = len(_KERNEL.findall(text))
+  text, stated = _STATED.subn(restate, text)
+  assert stated == kernels, (stated, kernels)
+  return text
+
+
+_KERNEL = re.compile(r"^ +(?:ROOT )?%t?gmm[\w.]* = .* custom-call\(", re.MULTILINE)
+# An operation's further lines are not indented.
+_STATED = re.compile(
+  r"^( +(?:ROOT )?%(t?gmm[\w.]*) = .* custom-call\((?:.|\n(?! ))*?\"cost_estimate\":)"
+  r"\{[^}]*\}",
+  re.MULTILINE,
+)
 
 
 def kernel_cost(program: Program, op: Op, rows: int) -> dict[str, float]:

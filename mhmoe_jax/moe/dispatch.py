@@ -207,10 +207,14 @@ weights_to_rows.defvjp(
 
 
 class SortedSlots(NamedTuple):
-  """What `Slots` says, in index lists instead of masks."""
+  """What `Slots` says, in index lists instead of masks.
 
-  source_GEC: jax.Array  # int32, the sub-token in each slot; S if it is empty
-  slot_GSK: jax.Array  # int32, e * C + c of each choice; E * C for the dropped
+  Slots are rows of their expert, R = G * C: on a TPU a C that is no multiple of 8 would
+  be padded to one as a dimension of its own.
+  """
+
+  choice_ER: jax.Array  # int32, (g * S + s) * K + k in each slot; G * S * K if empty
+  slot_GSK: jax.Array  # int32, (e * G + g) * C + c of each choice; E * G * C if dropped
   filled_EG: jax.Array  # int32, slots in use
 
 
@@ -218,57 +222,53 @@ def sort_into_slots(
   experts_GSK: jax.Array, num_experts: int, capacity: int
 ) -> SortedSlots:
   """Gives out slots as `assign_slots` does; memory O(G * (S * K + E * C))."""
-  _, S, K = experts_GSK.shape
+  G, S, K = experts_GSK.shape
+  E, C = num_experts, capacity
 
-  def one_group(experts_SK):
+  def one_group(g, experts_SK):
     # Of a single sub-token's worth of choices each, so that they stay position-major.
-    rows = sort_by_expert(experts_SK.reshape(S * K, 1), num_experts)
+    rows = sort_by_expert(experts_SK.reshape(S * K, 1), E)
     start_E = jnp.cumsum(rows.sizes_E) - rows.sizes_E
-    nth_EC = jnp.arange(capacity)[None]
+    nth_EC = jnp.arange(C)[None]
     row_EC = jnp.minimum(start_E[:, None] + nth_EC, S * K - 1)
     used_EC = nth_EC < rows.sizes_E[:, None]
     nth_SK = rows.row_KS.reshape(S, K) - jnp.take(start_E, experts_SK, mode="clip")
-    kept_SK = (experts_SK < num_experts) & (nth_SK < capacity)
+    kept_SK = (experts_SK < E) & (nth_SK < C)
     return SortedSlots(
-      source_GEC=jnp.where(used_EC, rows.order_T[row_EC] // K, S),
-      slot_GSK=jnp.where(
-        kept_SK, experts_SK * capacity + nth_SK, num_experts * capacity
-      ),
+      choice_ER=jnp.where(used_EC, g * S * K + rows.order_T[row_EC], G * S * K),
+      slot_GSK=jnp.where(kept_SK, (experts_SK * G + g) * C + nth_SK, E * G * C),
       filled_EG=used_EC.sum(axis=-1),
     )
 
-  slots = jax.vmap(one_group)(experts_GSK)
-  return slots._replace(filled_EG=slots.filled_EG.T)
+  axes = SortedSlots(choice_ER=1, slot_GSK=0, filled_EG=1)
+  slots = jax.vmap(one_group, out_axes=axes)(jnp.arange(G), experts_GSK)
+  return slots._replace(choice_ER=slots.choice_ER.reshape(E, G * C))
 
 
 def to_slots(x_GSM: jax.Array, slots: SortedSlots) -> jax.Array:
-  """As `to_experts`."""
-  return jax.vmap(_take_or_zero, out_axes=1)(x_GSM, slots.source_GEC)
+  """As `to_experts`, but (E, R, M)."""
+  source_ER = slots.choice_ER // slots.slot_GSK.shape[-1]
+  return _take_or_zero(x_GSM.reshape(-1, x_GSM.shape[-1]), source_ER)
 
 
-def from_slots(
-  y_EGCM: jax.Array, slots: SortedSlots, weights_GSK: jax.Array
-) -> jax.Array:
-  """As `from_experts`."""
-  E, G, C, M = y_EGCM.shape
-  y_GTM = y_EGCM.swapaxes(0, 1).reshape(G, E * C, M)
-  y_GSKM = jax.vmap(_take_or_zero)(y_GTM, slots.slot_GSK)
-  y_GSM = jnp.einsum(
-    "GSKM,GSK->GSM", y_GSKM, weights_GSK, preferred_element_type=jnp.float32
+def from_slots(y_ERM: jax.Array, slots: SortedSlots) -> jax.Array:
+  """As `from_experts`, of outputs that are weighted already."""
+  y_TM, slot_KGS = (
+    y_ERM.reshape(-1, y_ERM.shape[-1]),
+    jnp.moveaxis(slots.slot_GSK, 2, 0),
   )
-  return y_GSM.astype(y_EGCM.dtype)
+  kept_KGS1 = (slot_KGS < y_TM.shape[0])[..., None]
+  y_KGSM = jnp.where(kept_KGS1, y_TM.at[slot_KGS].get(mode="clip"), 0)
+  return y_KGSM.sum(axis=0, dtype=jnp.float32).astype(y_ERM.dtype)
 
 
-def seeds_to_slots(seeds_GSK: jax.Array, slots: SortedSlots) -> jax.Array:
-  """As `seeds_to_experts`."""
-  G, E, C = slots.source_GEC.shape
-
-  def one_group(seeds_SK, slot_SK):
-    return jnp.zeros(E * C, seeds_SK.dtype).at[slot_SK].set(seeds_SK, mode="drop")
-
-  seeds_GT = jax.vmap(one_group)(seeds_GSK, slots.slot_GSK)
-  return seeds_GT.reshape(G, E, C).swapaxes(0, 1)
+def choices_to_slots(of_GSK: jax.Array, slots: SortedSlots) -> jax.Array:
+  """A number of each choice, such as its weight or its seed, in its slot, (E, R)."""
+  return _take_or_zero(of_GSK.reshape(-1), slots.choice_ER)
 
 
-def _take_or_zero(x_TM: jax.Array, places: jax.Array) -> jax.Array:
-  return x_TM.at[places].get(mode="fill", fill_value=0)
+def _take_or_zero(rows: jax.Array, places: jax.Array) -> jax.Array:
+  """Those in `places`, and zeros for the place after the last."""
+  # What is taken may be many times larger, and is not gone through again.
+  padded = jnp.pad(rows, [(0, 1)] + [(0, 0)] * (rows.ndim - 1))
+  return padded.at[places].get(mode="promise_in_bounds")

@@ -36,12 +36,16 @@ class ExpertWeights(NamedTuple):
   formula: Formula = Formula()
 
 
-def expert_ffn(weights: ExpertWeights, x_RM: jax.Array) -> jax.Array:
+def expert_ffn(
+  weights: ExpertWeights, x_RM: jax.Array, scale_R1: jax.Array | None = None
+) -> jax.Array:
   """One expert on R rows: GELU(x W_in) W_out, or SwiGLU where there is a gate.
 
   Args:
     weights: of one expert, without the leading E.
     x_RM: rows.
+    scale_R1: what each row's result is multiplied by, float32. The gradient of such a
+      scale needs hidden activations, where that of a later one needs the result.
 
   Returns:
     (R, M), in the dtype of `x_RM`.
@@ -50,11 +54,15 @@ def expert_ffn(weights: ExpertWeights, x_RM: jax.Array) -> jax.Array:
   def row(b):
     return None if b is None else b.reshape(1, -1)
 
-  return apply_ffn(weights, x_RM, jnp.matmul, row)
+  return apply_ffn(weights, x_RM, jnp.matmul, row, scale_R1)
 
 
 def apply_ffn(
-  weights: ExpertWeights, x_RM: jax.Array, dot: Callable, per_row: Callable
+  weights: ExpertWeights,
+  x_RM: jax.Array,
+  dot: Callable,
+  per_row: Callable,
+  scale_R1: jax.Array | None = None,
 ) -> jax.Array:
   """`expert_ffn` in terms of what differs where rows are of several experts.
 
@@ -63,7 +71,12 @@ def apply_ffn(
     x_RM: rows.
     dot: of rows and a matrix.
     per_row: a vector, or None, to one that can be added to rows.
+    scale_R1: as of `expert_ffn`.
   """
+
+  def scaled(rows):
+    return rows if scale_R1 is None else (rows * scale_R1).astype(rows.dtype)
+
   levels = per_row(weights.levels_E)
   if levels is not None:
     x_RM = eight_bit(x_RM, levels)
@@ -76,8 +89,8 @@ def apply_ffn(
   )
   if levels is not None:
     h_RF = eight_bit(h_RF, levels)
-  y_RM = dot(h_RF, weights.w_out_EFM)
-  return y_RM if weights.b_out_EM is None else y_RM + per_row(weights.b_out_EM)
+  y_RM = dot(scaled(h_RF), weights.w_out_EFM)
+  return y_RM if weights.b_out_EM is None else y_RM + scaled(per_row(weights.b_out_EM))
 
 
 def activate(

@@ -177,20 +177,23 @@ def _capacity(
 ):
   E = weights.w_in_EMF.shape[0] * (jax.lax.axis_size("expert") if spread else 1)
   slots = dispatch.sort_into_slots(experts_GSK, E, capacity)
-  x_EGCM, filled_EG = dispatch.to_slots(x_GSM, slots), slots.filled_EG
+  x_ERM, filled_EG = dispatch.to_slots(x_GSM, slots), slots.filled_EG
+  scale_ER = dispatch.choices_to_slots(weights_GSK, slots)
   if spread:
-    # (E, local groups) on every device becomes (local experts, all groups).
+    # (E, local rows) on every device becomes (local experts, all rows).
     swap = functools.partial(jax.lax.all_to_all, axis_name="expert", tiled=True)
-    x_EGCM, filled_EG = swap((x_EGCM, filled_EG), split_axis=0, concat_axis=1)
-  y_EGCM = _apply_batched(weights, x_EGCM)
+    there = functools.partial(swap, split_axis=0, concat_axis=1)
+    x_ERM, filled_EG, scale_ER = there((x_ERM, filled_EG, scale_ER))
+  # Hidden activations, many times what goes in, are computed again.
+  apply = jax.checkpoint(jax.vmap(expert_ffn))
+  y_ERM = apply(weights, x_ERM, scale_ER[..., None])
   if spread:
-    y_EGCM = swap(y_EGCM, split_axis=1, concat_axis=0)
+    y_ERM = swap(y_ERM, split_axis=1, concat_axis=0)
   if seeds_GSK is not None:
-    seeds_EGC = dispatch.seeds_to_slots(seeds_GSK, slots)
-    y_EGCM = drop(y_EGCM, seeds_EGC, dropout)
-  kept_GSK = slots.slot_GSK < E * capacity
+    y_ERM = drop(y_ERM, dispatch.choices_to_slots(seeds_GSK, slots), dropout)
+  kept_GSK = slots.slot_GSK < slots.choice_ER.size
   delivery = Delivery(kept_GSK.sum(), filled_EG.sum(), kept_GSK)
-  y_GSM = dispatch.from_slots(y_EGCM, slots, weights_GSK)
+  y_GSM = jax.checkpoint(dispatch.from_slots)(y_ERM, slots)
   return _spoil(y_GSM, weights_GSK), delivery
 
 

@@ -16,10 +16,11 @@ FREE = {
   "partition-id", "replica-id", "domain", "opt-barrier", "add-dependency",
 }  # fmt: skip
 SHAPE = re.compile(r"([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
+_QUOTED = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 class Op(NamedTuple):
-  """One line of HLO."""
+  """An instruction of HLO."""
 
   name: str
   kind: str
@@ -47,14 +48,15 @@ class Program:
     partitions = re.search(r"num_partitions=(\d+)", text.split("\n", 1)[0])
     self.devices = int(partitions[1]) if partitions else 1
     current = ""
-    for line in text.splitlines():
+    lines = iter(text.splitlines())
+    for line in lines:
       if line.startswith(("ENTRY ", "%")) and line.endswith("{"):
         current = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
         self.computations[current] = {}
         if line.startswith("ENTRY "):
           self.entry = current
       elif current and line.startswith("  ") and " = " in line:
-        op = _parse(line.strip().removeprefix("ROOT "))
+        op = _parse(_until_balanced(line, lines).strip().removeprefix("ROOT "))
         self.computations[current][op.name] = op
         if line.lstrip().startswith("ROOT "):
           self.roots[current] = op
@@ -164,6 +166,23 @@ def elements(result: str) -> list[str]:
       found.append(result[start:at].strip())
       start = at + 1
   return found
+
+
+def _until_balanced(line: str, following: Iterator[str]) -> str:
+  """An operation, which goes on where a kernel's metadata has line breaks."""
+  depth = _depth(line)
+  while depth:
+    more = next(following, None)
+    if more is None:
+      raise ValueError(f"an HLO operation must close its braces, got {line[:60]}...")
+    line, depth = line + more, depth + _depth(more)
+  return line
+
+
+def _depth(line: str) -> int:
+  """Braces that a line leaves open, of those outside quotes."""
+  line = _QUOTED.sub("", line)
+  return line.count("{") - line.count("}")
 
 
 def _parse(line: str) -> Op:

@@ -99,14 +99,16 @@ def test_slots_by_sorting_are_those_of_the_masks(key, factor):
   masks = dispatch.assign_slots(route, capacity)
   sort = jax.jit(dispatch.sort_into_slots, static_argnums=(1, 2))
   slots = sort(route.experts_GSK, E, capacity)
-  np.testing.assert_array_equal(slots.slot_GSK < E * capacity, masks.kept_GSK)
+  np.testing.assert_array_equal(slots.slot_GSK < E * G * capacity, masks.kept_GSK)
   np.testing.assert_array_equal(
     slots.filled_EG, masks.mask_GSEC.sum(axis=(1, 3)).swapaxes(0, 1)
   )
   x_EGCM = dispatch.to_experts(x_GSM, masks)
-  np.testing.assert_array_equal(dispatch.to_slots(x_GSM, slots), x_EGCM)
+  x_ERM = dispatch.to_slots(x_GSM, slots)
+  np.testing.assert_array_equal(x_ERM, x_EGCM.reshape(E, -1, M))
+  scale_ER = dispatch.choices_to_slots(route.weights_GSK, slots)
   np.testing.assert_allclose(
-    dispatch.from_slots(x_EGCM, slots, route.weights_GSK),
+    dispatch.from_slots(x_ERM * scale_ER[..., None], slots),
     dispatch.from_experts(x_EGCM, masks),
     rtol=1e-6,
   )
@@ -163,8 +165,9 @@ def test_ways_with_slots_by_hand(key):
 
   def by_sorting(x_GSM, weights_GSK, factor_E):
     slots = dispatch.sort_into_slots(route.experts_GSK, 3, 1)
-    y_EGCM = dispatch.to_slots(x_GSM, slots) * factor_E[:, None, None, None]
-    return dispatch.from_slots(y_EGCM, slots, weights_GSK)
+    y_ERM = dispatch.to_slots(x_GSM, slots) * factor_E[:, None, None]
+    scale_ER = dispatch.choices_to_slots(weights_GSK, slots)
+    return dispatch.from_slots(y_ERM * scale_ER[..., None], slots)
 
   for way in (by_masks, by_sorting):
     y_GSM, vjp = jax.vjp(way, x_GSM, route.weights_GSK, factor_E)
@@ -200,6 +203,7 @@ def test_seeds_go_with_their_choices():
   assert dispatch.seeds_to_rows(seeds_GSK, rows).tolist() == [0, 10, 20, 1, 21, 11]
   expected = [[[0, 10]], [[1, 21]], [[11, 0]]]
   slots = dispatch.sort_into_slots(route.experts_GSK, 3, capacity=2)
-  assert dispatch.seeds_to_slots(seeds_GSK, slots).tolist() == expected
+  in_slots = dispatch.choices_to_slots(seeds_GSK, slots)
+  assert in_slots.reshape(3, 1, 2).tolist() == expected
   slots = dispatch.assign_slots(route, capacity=2)
   assert dispatch.seeds_to_experts(seeds_GSK, route, slots).tolist() == expected

@@ -216,6 +216,25 @@ def test_no_mask_in_the_capacity_dispatch():
   assert largest["capacity"] < mask_size <= largest["einsum"]
 
 
+def test_capacity_keeps_no_hidden_activations():
+  """For its backward pass, of which the einsum keeps several."""
+  G, S, M, E, F = 2, 8, 4, 4, 64
+  weights = ExpertWeights(jnp.ones((E, M, F)), jnp.ones((E, F, M)))
+  route = routing.choose(jnp.ones((G, S, E)), jnp.ones((G, S), bool), K, False)
+
+  def kept(method):
+    def apply(x_GSM, weights_GSK, weights):
+      given = route._replace(weights_GSK=weights_GSK)
+      return transport.apply_experts(x_GSM, given, weights, method, 1.0)[0]
+
+    inputs = jnp.ones((G, S, M)), route.weights_GSK, weights
+    vjp = jax.eval_shape(lambda *inputs: jax.vjp(apply, *inputs)[1], *inputs)
+    return [x.shape for x in jax.tree.leaves(vjp) if x.shape[-1:] == (F,)]
+
+  assert set(kept("capacity")) == {weights.w_in_EMF.shape}
+  assert len(set(kept("einsum"))) > 1
+
+
 def variables(jaxpr):
   for equation in jaxpr.eqns:
     yield from equation.outvars
