@@ -253,10 +253,8 @@ def to_slots(x_GSM: jax.Array, slots: SortedSlots) -> jax.Array:
 
 def from_slots(y_ERM: jax.Array, slots: SortedSlots) -> jax.Array:
   """As `from_experts`, of outputs that are weighted already."""
-  y_TM, slot_KGS = (
-    y_ERM.reshape(-1, y_ERM.shape[-1]),
-    jnp.moveaxis(slots.slot_GSK, 2, 0),
-  )
+  y_TM = y_ERM.reshape(-1, y_ERM.shape[-1])
+  slot_KGS = jnp.moveaxis(slots.slot_GSK, 2, 0)
   kept_KGS1 = (slot_KGS < y_TM.shape[0])[..., None]
   y_KGSM = jnp.where(kept_KGS1, y_TM.at[slot_KGS].get(mode="clip"), 0)
   return y_KGSM.sum(axis=0, dtype=jnp.float32).astype(y_ERM.dtype)
