@@ -62,9 +62,9 @@ def line(found: Found, jobs: Sequence[run.Job], *references: Sequence[run.Job]):
 
 
 def table(title: str, head: Sequence[str], lines: Sequence[tuple]) -> list[str]:
-  """Markdown of the lines, (name, cells), that have cells."""
+  """Markdown of the lines, (name, cells), that have cells, if anything compares."""
   lines = [(name, cells) for name, cells in lines if cells is not None]
-  if not lines:
+  if not any(any(cells[2 : 2 + len(head)]) for _, cells in lines):
     return []
   head = ["", "seeds", "loss, nats", *head, "parameters", "experts in use"]
   text = [f"### {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

@@ -32,7 +32,7 @@ class OptimizerConfig:
   eps: float
   clip_norm: float
   layer_decay: float
-  rates: dict
+  rates: dict = dataclasses.field(hash=False)
 
   def __post_init__(self):
     if self.schedule not in SCHEDULES:
