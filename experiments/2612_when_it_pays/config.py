@@ -10,8 +10,10 @@ sub-tokens; without a D it is 192, without an H 2.
                       smoe_D's parameters allow
   equal_size          mhmoe with smoe's 8 experts, as wide as its parameters allow: more
                       work (2404.15045 Table 1)
-  split               mhmoe without its head and merge layer, experts wider for it
+  split, split_H      mhmoe without its head and merge layer, experts wider for it
   linear              smoe with a head and a merge layer, experts narrower for it
+  narrow              smoe with experts as narrow as those of linear and as many, and no
+                      head and merge layer: less work and parameters
   head, merge         mhmoe with one of the two alone
   FACTOR=VALUE        mhmoe with another router, residual, sub_ln, start, rate ...
   smoe,FACTOR=VALUE   and smoe; smoe,router=cosine is X-MoE
@@ -142,7 +144,11 @@ def _rows() -> dict[str, Row]:
       rows[f"mhmoe_{width}_{heads}"] = Row(width, _mhmoe(width, heads))
   rows["equal_size"] = Row(WIDTH, _equal_size())
   rows["split"] = Row(WIDTH, _mhmoe(num_linear=0))
-  rows["linear"] = Row(WIDTH, _mhmoe(heads=1))
+  for heads in (4, 8):
+    rows[f"split_{heads}"] = Row(WIDTH, _mhmoe(heads=heads, num_linear=0))
+  linear = _mhmoe(heads=1)
+  rows["linear"] = Row(WIDTH, linear)
+  rows["narrow"] = Row(WIDTH, dataclasses.replace(linear, num_linear=0))
   rows["head"] = Row(WIDTH, _mhmoe(use_merge_layer=False))
   rows["merge"] = Row(WIDTH, _mhmoe(use_head_layer=False))
   for factor in (*FACTORS_OF_MHMOE, *FACTORS):

@@ -26,6 +26,7 @@ MODELS = (
   *("mhmoe_192_2", "mhmoe_192_3", "equal_size"),
 )
 PIECES = ("split", "linear", "head", "merge")
+CONTROLS = ("narrow", "split_4", "split_8")
 STEPS = 2_000  # of 1,024 tokens
 LONG = 10_000
 RATE = 0.004
@@ -54,7 +55,7 @@ def _factors() -> list[str]:
 
 TABLES = {
   "width": [Job(row, s) for s in SEEDS for row in _width()],
-  "parts": [Job(row, s) for s in SEEDS for row in (*BASE, *PIECES)],
+  "parts": [Job(row, s) for s in SEEDS for row in (*BASE, *PIECES, *CONTROLS)],
   "factors": [Job(row, s) for s in SEEDS for row in _factors()],
   "rate": [Job(row, s, STEPS, rate) for s in SEEDS for rate in RATES for row in MODELS],
   "tokens": [Job(row, s, n) for s in SEEDS for n in (600, 6_000) for row in BASE],

@@ -1,5 +1,6 @@
 """When multi-head routing pays: rows of equal work and size, jobs all different."""
 
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -38,6 +39,9 @@ def test_rows_have_the_work_and_size_of_their_smoe(study):
       size = matching.parameters(row.layer, 192) / matching.parameters(smoe, 192)
       assert 0.995 < size <= 1
       assert matching.macs(row.layer, 192) > 1.8 * matching.macs(smoe, 192)
+    elif name == "narrow":
+      linear = dataclasses.replace(rows.ROWS["linear"].layer, num_linear=0)
+      assert row.layer == linear
     elif row.layer is not None:
       for count, room in ((matching.parameters, 0.05), (matching.macs, 0.015)):
         wanted = count(rows.ROWS[f"smoe_{row.width}"].layer, row.width)
