@@ -119,7 +119,8 @@ def get_config() -> ConfigDict:
   optimizer.eps = 1e-6
   optimizer.clip_norm = 1.0
   optimizer.layer_decay = 1.0  # of the learning rate, from each block to the one below
-  # Of modules, times the learning rate, such as {"router": 0.5, "merge": 2.0}.
+  # Of modules, times the learning rate, such as {"router": 0.5, "merge": 2.0}; on the
+  # command line --config.optimizer.rates="{'router': 0.5}".
   optimizer.rates = ConfigDict()
 
   config.mesh = mesh = ConfigDict()

@@ -78,7 +78,7 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
   try:
     rest = values([f"mhmoe {verb}", *argv])[1:]
   except _MISTAKES as error:
-    raise ValueError(_explain(error, path)) from error
+    raise ValueError(_explain_flag(error, argv) or _explain(error, path)) from error
   except flags.IllegalFlagValueError as error:
     if "Error whilst parsing config file" not in str(error):
       raise
@@ -109,6 +109,22 @@ def _find_imports(config: str) -> None:
     sys.path.insert(0, os.getcwd())
     folders[0] = os.path.abspath(folders[0])
   sys.path += folders  # Last, where they hide nothing.
+
+
+def _explain_flag(error: Exception, argv: list[str]) -> str:
+  """One line if a flag names a key that the config does not have, else ""."""
+  cause, hints = error, []
+  while cause.__context__ is not None:
+    hints += re.findall(r'Did you mean "[^"]*"', str(cause))
+    cause = cause.__context__
+  if not isinstance(cause, KeyError):
+    return ""
+  for word in argv:
+    flag = word.partition("=")[0]
+    if flag.startswith("--config.") and cause.args[0] in flag.split(".")[1:]:
+      hint = f" {hints[0]}?" if hints else ""
+      return f"{flag} must name a key of the config, got {cause.args[0]!r}.{hint}"
+  return ""
 
 
 def _explain(error: Exception, config: str) -> str:

@@ -164,6 +164,8 @@ def _add(sums: ExpertWeights, dw: ExpertWeights, experts_G) -> ExpertWeights:
     return jax.tree.map(jnp.add, sums, dw)
 
   def add(g, sums):
-    return jax.tree.map(lambda s, d: s.at[experts_G[g]].add(d[g]), sums, dw)
+    return jax.tree.map(
+      lambda s, d: s.at[experts_G[g]].add(d[g].astype(s.dtype)), sums, dw
+    )
 
   return jax.lax.fori_loop(0, experts_G.shape[0], add, sums)

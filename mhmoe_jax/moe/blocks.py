@@ -105,7 +105,7 @@ def backward(
       return (
         _put(dx_pad, dx_RM.astype(x_TM.dtype), start),
         _put(dscale_pad, dscale_R1, start),
-        jax.tree.map(lambda total, d: total + d.reshape(total.shape), sums, dw),
+        jax.tree.map(_add, sums, dw),
       )
 
     sums = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), one)
@@ -122,6 +122,10 @@ def backward(
   zeros = jax.tree.map(jnp.zeros_like, (x_pad, scale_pad, weights))
   dx_pad, dscale_pad, dweights = _for_experts(sizes_E, expert, zeros)
   return dweights, dx_pad[:T], dscale_pad[:T, 0]
+
+
+def _add(total: jax.Array, d: jax.Array) -> jax.Array:
+  return total + d.reshape(total.shape).astype(total.dtype)
 
 
 def _pad(rows_TM: jax.Array, size: int) -> jax.Array:

@@ -171,7 +171,7 @@ def elements(result: str) -> list[str]:
 def _until_balanced(line: str, following: Iterator[str]) -> str:
   """An operation, which goes on where a kernel's metadata has line breaks."""
   depth = _depth(line)
-  while depth:
+  while depth > 0:
     more = next(following, None)
     if more is None:
       raise ValueError(f"an HLO operation must close its braces, got {line[:60]}...")

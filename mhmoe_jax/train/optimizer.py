@@ -93,9 +93,8 @@ def make_optimizer(
   ]
   if config.layer_decay < 1:
     parts.append(optax.stateless(lambda updates, _: _slow(updates, config.layer_decay)))
-  rates = {name: rate for name, rate in config.rates.items() if rate != 1}
-  if rates:
-    parts.append(optax.stateless(lambda updates, _: _hurry(updates, rates)))
+  if config.rates:
+    parts.append(optax.stateless(lambda updates, _: _hurry(updates, config.rates)))
   return optax.chain(*parts)
 
 
@@ -108,7 +107,8 @@ def _slow(updates: Any, decay: float) -> Any:
 
 def _hurry(updates: Any, rates: Mapping[str, float]) -> Any:
   """The updates of modules times their rates, weight decay included."""
-  modules = {key.key for path, _ in jax.tree.leaves_with_path(updates) for key in path}
+  paths = [path[:-1] for path, _ in jax.tree.leaves_with_path(updates)]
+  modules = {key.key for path in paths for key in path}
   if unknown := sorted(rates.keys() - modules):
     raise ValueError(
       f"rates must be of modules of the model, {', '.join(sorted(modules))}, "
@@ -116,7 +116,7 @@ def _hurry(updates: Any, rates: Mapping[str, float]) -> Any:
     )
 
   def hurry(path, x):
-    return x * np.float32(math.prod(rates.get(key.key, 1) for key in path))
+    return x * np.float32(math.prod(rates.get(key.key, 1) for key in path[:-1]))
 
   return jax.tree_util.tree_map_with_path(hurry, updates)
 

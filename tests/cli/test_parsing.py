@@ -62,6 +62,26 @@ def test_nothing_is_left_of_the_config_file_before(tmp_path, capsys):
   assert f"{path} must define get_config()" in capsys.readouterr().err
 
 
+def test_a_flag_of_no_key(tmp_path, capsys):
+  path = tmp_path / "mine.py"
+  path.write_text("from configs import base\nget_config = base.get_config")
+  for flag, line in {
+    "--config.optimizer.lerning_rate=1": (
+      "--config.optimizer.lerning_rate must name a key of the config, got "
+      "'lerning_rate'. Did you mean \"learning_rate\"?"
+    ),
+    "--config.optimizer.rates.router=0.5": (
+      "--config.optimizer.rates.router must name a key of the config, got 'router'."
+    ),
+    "--config.optimiser.eps=1": (
+      "--config.optimiser.eps must name a key of the config, got 'optimiser'. "
+      'Did you mean "optimizer"?'
+    ),
+  }.items():
+    assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path}/r", flag]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"mhmoe train: error: {line}"
+
+
 @pytest.mark.parametrize("path", ["none.py", "", "."])
 def test_no_config_file(tmp_path, monkeypatch, capsys, path):
   monkeypatch.chdir(tmp_path)

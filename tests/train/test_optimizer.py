@@ -121,7 +121,7 @@ def test_lower_layers_learn_more_slowly(config):
 def test_modules_have_rates(config):
   """Their update, weight decay and all, is that without, times the rate."""
   params = {
-    "encoder": {"layers": {"ffn": {"head": jnp.ones((2, 5)), "w_DF": jnp.ones(5)}}},
+    "encoder": {"layers": {"moe": {"head": {"w": jnp.ones((2, 5))}, "b": jnp.ones(5)}}},
     "answer_head": {"w_DV": jnp.ones((2, 9)), "b_V": jnp.ones(9)},
   }
   updates = {}
@@ -129,9 +129,9 @@ def test_modules_have_rates(config):
     config.optimizer.rates = rates
     optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
     updates[name] = optimizer.update(params, optimizer.init(params), params)[0]
-  ffn, own = (u["encoder"]["layers"]["ffn"] for u in (updates["all"], updates["own"]))
-  np.testing.assert_array_equal(ffn["head"] * 0.5, own["head"])
-  np.testing.assert_array_equal(ffn["w_DF"], own["w_DF"])
+  moe, own = (u["encoder"]["layers"]["moe"] for u in (updates["all"], updates["own"]))
+  np.testing.assert_array_equal(moe["head"]["w"] * 0.5, own["head"]["w"])
+  np.testing.assert_array_equal(moe["b"], own["b"])
   for x, y in zip(
     *(jax.tree.leaves(u["answer_head"]) for u in (updates["all"], updates["own"])),
     strict=True,
@@ -149,7 +149,7 @@ def test_rates_that_cannot_be(config):
   config.optimizer.rates = {"answer_head": 20.0}
   optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
   params = {"embed": {"w_VD": jnp.ones((3, 2))}}
-  rule = r"rates must be of modules of the model, embed, w_VD, got 'answer_head'\."
+  rule = r"rates must be of modules of the model, embed, got 'answer_head'\."
   with pytest.raises(ValueError, match=rule):
     optimizer.update(params, optimizer.init(params), params)
 
