@@ -78,11 +78,11 @@ def parse(values, verb: str, argv: list[str], required: tuple[str, ...] = ()) ->
   try:
     rest = values([f"mhmoe {verb}", *argv])[1:]
   except _MISTAKES as error:
-    raise ValueError(_explain_flag(error, argv) or _explain(error, path)) from error
+    raise ValueError(_explain(error, path, argv)) from error
   except flags.IllegalFlagValueError as error:
     if "Error whilst parsing config file" not in str(error):
       raise
-    raise ValueError(_explain(error, path)) from error
+    raise ValueError(_explain(error, path, argv)) from error
   if values.help:
     print(values.main_module_help() or values.get_help())
     raise SystemExit(0)
@@ -111,23 +111,20 @@ def _find_imports(config: str) -> None:
   sys.path += folders  # Last, where they hide nothing.
 
 
-def _explain_flag(error: Exception, argv: list[str]) -> str:
-  """One line if a flag names a key that the config does not have, else ""."""
-  cause, hints = error, []
-  while cause.__context__ is not None:
-    hints += re.findall(r'Did you mean "[^"]*"', str(cause))
-    cause = cause.__context__
-  if not isinstance(cause, KeyError):
-    return ""
+def _explain_key(error: Exception, key: str, argv: list[str]) -> str:
+  """One line on the flag that names a key which the config lacks; "" if none does."""
+  hint = ""
+  while error is not None:
+    found = re.search(r'Did you mean "[^"]*"', str(error))
+    hint, error = f" {found[0]}?" if found else hint, error.__context__
   for word in argv:
     flag = word.partition("=")[0]
-    if flag.startswith("--config.") and cause.args[0] in flag.split(".")[1:]:
-      hint = f" {hints[0]}?" if hints else ""
-      return f"{flag} must name a key of the config, got {cause.args[0]!r}.{hint}"
+    if flag.startswith("--config.") and key in flag.split(".")[1:]:
+      return f"{flag} must name a key of the config, got {key!r}.{hint}"
   return ""
 
 
-def _explain(error: Exception, config: str) -> str:
+def _explain(error: Exception, config: str, argv: list[str]) -> str:
   """One line; where in the config file, if it was that which failed."""
   # ml_collections raises some errors of the file anew, with a traceback as the message.
   cause = error
@@ -139,6 +136,10 @@ def _explain(error: Exception, config: str) -> str:
     return f"{cause.filename}, line {cause.lineno}: {cause.msg}."
   if isinstance(cause, AttributeError) and "'get_config'" in str(cause):
     return f"{config} must define get_config(), which returns a ConfigDict."
+  if isinstance(cause, KeyError) and not lines:
+    of_flag = _explain_key(error, str(cause.args[0]), argv)
+    if of_flag:
+      return of_flag
   text = str(cause.args[0]) if isinstance(cause, KeyError) else str(cause)
   # ConfigDict would show all of itself.
   text = re.sub(

@@ -82,6 +82,14 @@ def test_a_flag_of_no_key(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == f"mhmoe train: error: {line}"
 
 
+def test_a_key_that_the_file_lacks_is_not_the_flag_s(tmp_path, capsys):
+  path = tmp_path / "mine.py"
+  path.write_text("def get_config():\n  return {}['model']")
+  flags = [f"--config={path}", f"--workdir={tmp_path}/r", "--config.model.remat=none"]
+  assert cli.main(["train", *flags]) == 1
+  assert f"{path}, line 2: KeyError: model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("path", ["none.py", "", "."])
 def test_no_config_file(tmp_path, monkeypatch, capsys, path):
   monkeypatch.chdir(tmp_path)
