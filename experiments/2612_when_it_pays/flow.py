@@ -166,9 +166,10 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
+  parser.add_argument("--steps", type=int, default=run.STEPS, help="at least 10")
   args = parser.parse_args()
   work_queue.work(
-    [Job(row) for row in ROWS],
+    [Job(row, args.steps) for row in ROWS],
     args.out,
     name_of=lambda job: f"{job.row}-{job.steps}",
     job_of=lambda result: Job(result["row"], result["steps"]),
