@@ -111,7 +111,7 @@ def changed() -> dict[str, str]:
 def rates(found: Found) -> list[str]:
   """The models at every learning rate, beside themselves at the usual one."""
   lines = []
-  for row in run.MODELS:
+  for row in run.MAIN:
     for rate in run.RATES:
       jobs = seeds_of(row, run.STEPS, rate)
       name, usual = f"{row}, {rate:g}", seeds_of(row)
@@ -135,7 +135,7 @@ def main_table(found: Found) -> list[str]:
   smoe, mhmoe = (seeds_of(row, run.LONG) for row in run.BASE)
   lines = [
     (row, line(found, seeds_of(row, run.LONG), smoe, mhmoe))
-    for row in (*run.MODELS, *run.PIECES)
+    for row in run.MAIN
   ]
   return table("Ten million tokens", [f"less {SMOE}", f"less {MHMOE}"], lines)
 

@@ -17,7 +17,7 @@ from experiments import work_queue
 from experiments.vocabulary import set_vocabulary
 
 SEEDS = (0, 1, 2)
-RATES = (0.002, 0.004, 0.008)
+RATES = (0.008, 0.004, 0.002)
 BASE = (f"smoe_{rows.WIDTH}", f"mhmoe_{rows.WIDTH}_{rows.HEADS}")
 # The models between which a user chooses, and the pieces of the layer (2411.16205
 # Tables 4 and 5).
@@ -27,6 +27,7 @@ MODELS = (
 )
 PIECES = ("split", "linear", "head", "merge")
 CONTROLS = ("narrow", "split_4", "split_8")
+MAIN = (*MODELS, "split", "head", "merge")
 STEPS = 2_000  # of 1,024 tokens
 LONG = 10_000
 RATE = 0.004
@@ -57,9 +58,9 @@ TABLES = {
   "width": [Job(row, s) for s in SEEDS for row in _width()],
   "parts": [Job(row, s) for s in SEEDS for row in (*BASE, *PIECES, *CONTROLS)],
   "factors": [Job(row, s) for s in SEEDS for row in _factors()],
-  "rate": [Job(row, s, STEPS, rate) for s in SEEDS for rate in RATES for row in MODELS],
+  "rate": [Job(row, SEEDS[0], STEPS, rate) for rate in RATES for row in MAIN],
   "tokens": [Job(row, s, n) for s in SEEDS for n in (600, 6_000) for row in BASE],
-  "main": [Job(row, s, LONG) for s in SEEDS for row in (*MODELS, *PIECES)],
+  "main": [Job(row, s, LONG) for s in SEEDS for row in MAIN],
 }
 
 
