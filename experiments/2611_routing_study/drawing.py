@@ -3,12 +3,13 @@
 import pathlib
 
 import matplotlib
-import measures
 import numpy as np
 import tables
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from experiments import routing_measures as measures
 
 COLOURS = {"trained": "C0", "initial": "C1", "fresh_router": "C2"}
 OFFSETS = {"trained": -0.22, "initial": 0.0, "fresh_router": 0.22}

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import drawing
 import jax
-import measures
 from ml_collections import ConfigDict
 import numpy as np
 import tables
 import texts
 
+from experiments import routing_measures as measures
 from mhmoe_jax.analysis.statistics import activation, diversity, heads, words
 from mhmoe_jax.analysis.traces import tracing
 from mhmoe_jax.analysis.traces.trace import Trace, load_trace

@@ -3,9 +3,9 @@
 import pathlib
 import statistics
 
-import measures
 import numpy as np
 
+from experiments import routing_measures as measures
 from mhmoe_jax.analysis.statistics.activation import active_curve
 
 NAMES = {

@@ -195,11 +195,11 @@ def get_config(name: str = f"mhmoe_{WIDTH}_{HEADS}", steps: int = 2_000) -> Conf
   config.train.batch_size = 8  # 1,024 tokens
   config.train.eval_batches = 80
   config.train.log_every = 20
-  config.train.keep_last = 1
+  config.train.keep_last = 5
   config.train.num_steps = steps
   config.optimizer.warmup_steps = max(1, steps // 10)
   config.train.eval_every = max(1, steps // 5)
-  config.train.checkpoint_every = max(1, steps // 2)
+  config.train.checkpoint_every = max(1, steps // 5)
   for key, value in row.others.items():
     table, field = key.split(".")
     config[table][field] = value

@@ -133,10 +133,7 @@ def tokens(found: Found) -> list[str]:
 def main_table(found: Found) -> list[str]:
   """Models and pieces after ten million tokens."""
   smoe, mhmoe = (seeds_of(row, run.LONG) for row in run.BASE)
-  lines = [
-    (row, line(found, seeds_of(row, run.LONG), smoe, mhmoe))
-    for row in run.MAIN
-  ]
+  lines = [(row, line(found, seeds_of(row, run.LONG), smoe, mhmoe)) for row in run.MAIN]
   return table("Ten million tokens", [f"less {SMOE}", f"less {MHMOE}"], lines)
 
 

@@ -17,7 +17,7 @@ from experiments import work_queue
 from experiments.vocabulary import set_vocabulary
 
 SEEDS = (0, 1, 2)
-RATES = (0.008, 0.004, 0.002)
+RATES = (0.004, 0.002, 0.008)
 BASE = (f"smoe_{rows.WIDTH}", f"mhmoe_{rows.WIDTH}_{rows.HEADS}")
 # The models between which a user chooses, and the pieces of the layer (2411.16205
 # Tables 4 and 5).
@@ -76,6 +76,13 @@ def make_jobs(table: str) -> list[Job]:
 def job_of(result: dict) -> Job:
   """The job that a result is of."""
   return Job(*(result[name] for name in Job._fields))
+
+
+def finished(out: pathlib.Path, table: str) -> list[Job]:
+  """The jobs of a table of which there is a result, in its order."""
+  results = work_queue.read_results(out / "results" / "runs.jsonl")
+  done = set(map(job_of, results))
+  return [job for job in make_jobs(table) if job in done]
 
 
 def name_of(job: Job) -> str:

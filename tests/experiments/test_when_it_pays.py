@@ -12,6 +12,7 @@ import pytest
 from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.plan import matching
 from mhmoe_jax.plan.accounting import count_flops, count_parameters
+from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import resolve
 
 STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
@@ -21,7 +22,7 @@ STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
 def study():
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(STUDY)
-    names = "config", "run", "report", "starts", "flow"
+    names = "config", "run", "report", "starts", "flow", "routing", "zero_shot"
     for name in names:
       patch.delitem(sys.modules, name, raising=False)
     found = [importlib.import_module(name) for name in names]
@@ -106,7 +107,7 @@ def test_tables_and_figures_compare_the_same_seeds(study, tmp_path, monkeypatch)
 
 def test_a_start_and_what_flows(study, tmp_path):
   """With a merge layer of zeros nothing leaves the layer, and no expert learns."""
-  rows, _, _, starts, flow = study
+  rows, _, _, starts, flow = study[:5]
   config = rows.get_config("start=zero_merge", steps=10)
   config.data.vocabulary, config.data.sequence_length = "bytes", 16
   config.model.num_layers, config.model.vocab_size = 2, 264
@@ -136,3 +137,38 @@ def test_a_start_and_what_flows(study, tmp_path):
   starts.begin(config, "unit_variance", workdir)
   block = load_model(workdir, step=0)[1]["layers"]["block_1"]
   assert not block["moe"]["merge"]["w_0_DP"].any()
+
+
+def test_routing_and_tasks_of_a_run(study, tmp_path):
+  """At the end of training choices are those of the end; room for all drops nothing."""
+  rows, routing, zero_shot = study[0], study[5], study[6]
+  config = rows.get_config("mhmoe_192_2", steps=4)
+  config.data.source, config.data.vocabulary = "text", "bytes"
+  text = tmp_path / "text.txt"
+  text.write_text("The cat sat on the mat, and nobody asked it why.\n\n" * 40)
+  config.data.train = config.data.valid = str(text)
+  config.data.shuffle_buffer, config.train.eval_batches = 10, 1
+  config.data.sequence_length, config.train.batch_size = 32, 8
+  config.model.num_layers, config.model.vocab_size = 2, 264
+  config.train.checkpoint_every = 2
+  workdir = tmp_path / "run"
+  loop.train(config, str(workdir))
+  found = routing.measure(
+    workdir, "bytes", text, tmp_path / "traces", steps=(2, 4), factors=(0.5, 8.0)
+  )
+  assert found["training"]["saturation"][1] == 1 > found["training"]["saturation"][0]
+  assert found["drops"]["choices"][0] > found["drops"]["choices"][1] == 0
+  assert found["drops"]["extra"][1] == pytest.approx(0, abs=1e-5)
+  assert sum(found["position"]["distinct"]) / routing.BINS == pytest.approx(
+    found["distinct"]["mean"], abs=0.05
+  )
+  tasks = tmp_path / "tasks"
+  tasks.mkdir()
+  record = {
+    "query": "Question: What sat?\nAnswer:",
+    "choices": ["cat", "why"],
+    "gold": 0,
+  }
+  (tasks / "arc_easy.jsonl").write_text(json.dumps(record) + "\n")
+  scores = zero_shot.ask(workdir, "bytes", tasks, names=("arc_easy",))
+  assert scores["arc_easy"][0] in (0, 1)
