@@ -9,6 +9,7 @@ import time
 from absl import flags
 from etils import epath
 
+from mhmoe_jax import cli
 from mhmoe_jax.cli import parsing
 from mhmoe_jax.cli.shell import program
 
@@ -16,6 +17,9 @@ from mhmoe_jax.cli.shell import program
 def routing(argv: list[str]) -> int | None:
   """Runs one of the verbs of `mhmoe routing`; returns the exit code."""
   verbs = {"trace": trace, "figures": figures, "report": report}
+  if argv and argv[0] in ("help", "--help", "-h"):
+    print(cli.USAGE)
+    return 0
   if not argv or argv[0] not in verbs:
     raise ValueError(
       f"routing must be followed by one of {', '.join(verbs)}, "

@@ -121,3 +121,8 @@ def test_help_needs_no_run(verb, capsys):
     cli.main([*verb.split(), "--help"])
   assert stopped.value.code == 0
   assert "--[no]help" in capsys.readouterr().out
+
+
+def test_help_of_several_verbs(capsys):
+  assert cli.main(["routing", "--help"]) == 0
+  assert "routing report  --trace" in capsys.readouterr().out
