@@ -22,7 +22,7 @@ STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
 def study():
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(STUDY)
-    names = "config", "run", "report", "starts", "flow", "routing", "zero_shot"
+    names = "config run report starts flow routing zero_shot curves".split()
     for name in names:
       patch.delitem(sys.modules, name, raising=False)
     found = [importlib.import_module(name) for name in names]
@@ -172,3 +172,22 @@ def test_routing_and_tasks_of_a_run(study, tmp_path):
   (tasks / "arc_easy.jsonl").write_text(json.dumps(record) + "\n")
   scores = zero_shot.ask(workdir, "bytes", tasks, names=("arc_easy",))
   assert scores["arc_easy"][0] in (0, 1)
+
+
+def test_fits_find_what_made_the_points(study):
+  """By hand: 0.1 nats less 0.02 for ten times the tokens; and two power laws."""
+  curves = study[7]
+  tokens = np.array([1e6, 1e6, 1e7, 1e7, 1e8])
+  noise = np.array([0.01, -0.01, 0.01, -0.01, 0])
+  slope, at, half = curves.extend(tokens, 0.1 - 0.02 * np.log10(tokens / 1e7), 1e9)
+  np.testing.assert_allclose([slope, at, half], [-0.02, 0.06, 0], atol=1e-12)
+  noisy = curves.extend(tokens, 0.1 - 0.02 * np.log10(tokens / 1e7) + noise, 1e9)
+  assert noisy[2] > 0.01
+
+  losses = {
+    name: [(t, 2 + factor * (t / 1e6) ** -0.3) for t in tokens]
+    for name, factor in (("smoe", 2.0), ("mhmoe", 2.2))
+  }
+  (least, power, *factors), at, half = curves.power_law(losses, 1e9)
+  np.testing.assert_allclose([least, power, *factors], [2, 0.3, 2, 2.2], rtol=1e-4)
+  np.testing.assert_allclose([at, half], [0.2 * 1e3**-0.3, 0], atol=1e-4)

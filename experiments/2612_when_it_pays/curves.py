@@ -1,0 +1,164 @@
+"""Loss against tokens and seconds: curves.py --results results --cost cost.jsonl
+
+Of whole trainings only, each with its own schedule to rate 0, as points of one training
+on the way have not come down yet. Two fits say what ten times as many tokens would
+bring, each with a 95 % interval: of the paired difference, a line over the logarithm
+of the tokens; of the losses, E + A tokens^-a with an E and an a for both models.
+Writes curves.md and curves.png beside the results.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+import report
+import run
+from scipy import optimize, stats
+
+from experiments import work_queue
+from experiments.intervals import interval
+
+TOKENS = 1_024  # of a step
+STEPS = (600, run.STEPS, 6_000, run.LONG)
+AHEAD = 10 * run.LONG * TOKENS
+SMOE, MHMOE = run.BASE
+
+
+def pairs(found: report.Found) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens and MH-MoE's loss less the SMoE's, of every pair of runs."""
+  made = [
+    (steps * TOKENS, difference)
+    for steps in STEPS
+    for difference in report.compare(
+      found, report.seeds_of(MHMOE, steps), report.seeds_of(SMOE, steps)
+    )
+  ]
+  tokens, difference = np.array(made, float).reshape(-1, 2).T
+  return tokens, difference
+
+
+def extend(
+  tokens: Sequence[float], difference: Sequence[float], ahead: float
+) -> tuple[float, float, float]:
+  """Slope over ten times the tokens, the line at `ahead`, half a 95 % interval of that.
+
+  Least squares; the interval is of the line, not of another run.
+  """
+  x, y = np.log10(np.asarray(tokens) / ahead), np.asarray(difference)
+  design = np.stack([np.ones_like(x), x], axis=1)
+  (at, slope), *_ = np.linalg.lstsq(design, y, rcond=None)
+  free = len(y) - 2
+  variance = np.sum((y - design @ (at, slope)) ** 2) / free
+  covariance = variance * np.linalg.inv(design.T @ design)
+  return slope, at, stats.t.ppf(0.975, free) * covariance[0, 0] ** 0.5
+
+
+def power_law(
+  losses: Mapping[str, Sequence[tuple[float, float]]], ahead: float
+) -> tuple[np.ndarray, float, float]:
+  """E, a, and a factor A for each model; the difference at `ahead`, half its interval.
+
+  Args:
+    losses: of two models, (tokens, loss) of their runs; the second less the first.
+    ahead: tokens.
+  """
+  at = [(i, t) for i, points in enumerate(losses.values()) for t, _ in points]
+  model, tokens = np.array(at).T
+  loss = np.array([y for points in losses.values() for _, y in points])
+  unit = tokens.min()
+
+  def curve(x, least, power, first, second):
+    which, t = x
+    return least + np.where(which == 0, first, second) * (t / unit) ** -power
+
+  guess = loss.min() / 2, 0.2, loss.max() / 2, loss.max() / 2
+  fit, covariance = optimize.curve_fit(curve, (model, tokens), loss, p0=guess)
+  _, power, first, second = fit
+  scale = (ahead / unit) ** -power
+  # By each parameter, for the difference's error.
+  slope = np.array([0, -np.log(ahead / unit) * (second - first) * scale, -scale, scale])
+  half = stats.t.ppf(0.975, len(loss) - 4) * (slope @ covariance @ slope) ** 0.5
+  return fit, (second - first) * scale, half
+
+
+def describe(found: report.Found) -> str:
+  """Markdown: the differences by tokens, and both fits."""
+  tokens, difference = pairs(found)
+  lines = ["| tokens | pairs | MH-MoE less SMoE, nats |", "|---|---|---|"]
+  for t in np.unique(tokens):
+    of_t = difference[tokens == t].tolist()
+    mean, half = interval(of_t)
+    told = f"{mean:+.3f}" + ("" if np.isnan(half) else f" ± {half:.3f}")
+    lines.append(f"| {t / 1e6:.1f} M | {len(of_t)} | {told} |")
+  lines.append("")
+  if len(np.unique(tokens)) > 2:
+    slope, at, half = extend(tokens, difference, AHEAD)
+    lines.append(
+      f"A line over the logarithm of the tokens: {slope:+.3f} nats for ten times as "
+      f"many, {at:+.3f} ± {half:.3f} at {AHEAD / 1e6:.0f} M."
+    )
+    losses = {
+      row: [
+        (job.steps * TOKENS, found[job]["valid_loss"])
+        for steps in STEPS
+        for job in report.seeds_of(row, steps)
+        if job in found
+      ]
+      for row in run.BASE
+    }
+    (least, power, *_), at, half = power_law(losses, AHEAD)
+    lines.append(
+      f"A power law, {least:.2f} + A tokens^-{power:.2f}, with an A for each model: "
+      f"{at:+.3f} ± {half:.3f} at {AHEAD / 1e6:.0f} M."
+    )
+  return "\n".join(lines) + "\n"
+
+
+def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) -> None:
+  """Final losses over tokens; and of the longest runs over seconds of one core."""
+  figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+  for colour, row in enumerate(run.MAIN):
+    points = [
+      (steps * TOKENS, found[job]["valid_loss"])
+      for steps in STEPS
+      for job in report.seeds_of(row, steps)
+      if job in found
+    ]
+    if row in run.BASE and points:
+      left.plot(*zip(*points, strict=True), "o", color=f"C{colour}", label=row)
+    long = [found[job] for job in report.seeds_of(row, run.LONG) if job in found]
+    if long and row in seconds:
+      loss = np.mean([r["valid_loss"] for r in long])
+      hours = seconds[row] * run.LONG / 3600
+      right.plot(hours, loss, "o", color=f"C{colour}", label=row)
+  left.set(xscale="log", xlabel="tokens")
+  right.set(xlabel=f"hours of one core for {run.LONG:,} steps")
+  for axes in (left, right):
+    axes.set(ylabel="validation loss, nats")
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+      axes.legend(fontsize=7)
+  figure.savefig(path, dpi=120)
+  plt.close(figure)
+
+
+def main():
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--results", type=pathlib.Path, required=True)
+  parser.add_argument("--cost", type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  results = work_queue.read_results(args.results / "runs.jsonl")
+  found = {run.job_of(result): result for result in results}
+  cost = map(json.loads, args.cost.read_text().splitlines())
+  text = describe(found)
+  (args.results / "curves.md").write_text(text)
+  print(text)
+  seconds = {result["row"]: min(result["cpu"]) for result in cost}
+  draw(found, seconds, args.results / "curves.png")
+
+
+if __name__ == "__main__":
+  main()
