@@ -22,7 +22,8 @@ STUDY = pathlib.Path(__file__).parents[2] / "experiments" / "2612_when_it_pays"
 def study():
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(STUDY)
-    names = "config run report starts flow routing zero_shot curves".split()
+    names = ["config", "run", "report", "starts", "flow", "routing", "zero_shot"]
+    names.append("curves")
     for name in names:
       patch.delitem(sys.modules, name, raising=False)
     found = [importlib.import_module(name) for name in names]
