@@ -1,7 +1,8 @@
-"""Variances and gradient norms over training: flow.py --data DIR --out runs/flow
+"""Variances and gradient norms over training: flow.py --runs RUNS --data DIR
 
-Trains each row once more, seed 0, keeping checkpoints on the way, and measures on one
-batch of the validation text, as means over the MoE layers:
+RUNS is what run.py made. Measures the main table's models of seed 0 as they were
+initialised and at every checkpoint, on one batch of the validation text, as means over
+the MoE layers:
 
   into      mean square of what enters the MoE layer
   head      of what leaves the head layer (of what enters the layer, without one)
@@ -11,42 +12,35 @@ batch of the validation text, as means over the MoE layers:
   gradient  of the loss, Euclidean norm over a group of parameters
   ratio     of that to the norm of the parameters themselves
 
-Writes results/runs.jsonl and, when all rows have run, flow.png beside it.
+OUT/results gets runs.jsonl, flow.md and flow.png. Start it again when more models are
+finished.
 """
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 import functools
 import math
 import pathlib
 import statistics
-from typing import NamedTuple
 
 import config as rows
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+from ml_collections import ConfigDict
 import run
-import starts
 
 from experiments import work_queue
 from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.models.transformer import Decoder
 from mhmoe_jax.tasks.task import Batch, Params
-from mhmoe_jax.train import loop
 from mhmoe_jax.train.config import RunConfig
 
-ROWS = (*run.BASE, "mhmoe_192_4", "start=unit_variance")
 GROUPS = ("head", "router", "experts", "merge", "attention")
 PLACES = ("into", "head", "experts", "out")
-
-
-class Job(NamedTuple):
-  """One training run."""
-
-  row: str
-  steps: int = run.STEPS
+DRAWN = (*run.BASE, "split", "merge")
 
 
 def flow_forward(cfg: RunConfig, params: Params, batch: Batch) -> dict[str, float]:
@@ -104,23 +98,19 @@ def flow_backward(cfg: RunConfig, params: Params, batch: Batch) -> dict[str, lis
   }
 
 
-def measure(
-  job: Job, data: pathlib.Path, out: pathlib.Path, workdir: pathlib.Path
-) -> dict | None:
-  """Trains a row and measures its checkpoints; None if a signal stopped it."""
-  config = run.make_config(run.Job(job.row, 0, job.steps), data, out)
-  config.train.checkpoint_every = job.steps // 10
-  config.train.keep_last = 11
-  starts.begin(config, rows.ROWS[job.row].start, str(workdir))
-  if loop.train(config, str(workdir)).evaluation is None:
-    return None
+def measure(workdir: pathlib.Path, config: ConfigDict, steps: Sequence[int]) -> list:
+  """What flows in a run at these steps; 0 is the model as it was initialised."""
   found = []
-  for step in range(0, job.steps + 1, job.steps // 10):
-    cfg, params = load_model(str(workdir), step=step)
-    batch = next(cfg.task.eval_batches(config.train.batch_size)[""])[0]
+  for step in steps:
+    cfg, params = load_model(str(workdir), config, step or None)
+    if not step:
+      params = jax.jit(cfg.task.init)(
+        jax.random.split(jax.random.key(cfg.train.seed))[0]
+      )
+    batch = next(cfg.task.eval_batches(cfg.train.batch_size)[""])[0]
     forward, backward = (f(cfg, params, batch) for f in (flow_forward, flow_backward))
     found.append({"step": step, "forward": forward, "backward": backward})
-  return job._asdict() | {"found": found}
+  return found
 
 
 def table(results: list[dict]) -> str:
@@ -134,13 +124,14 @@ def table(results: list[dict]) -> str:
       norms = one["backward"]
       cells += [f"{norms[group][0]:.3g}" if group in norms else "" for group in GROUPS]
       lines.append(f"| {' | '.join(cells)} |")
-  return "\n".join(lines)
+  return "\n".join(lines) + "\n"
 
 
 def draw(results: list[dict], path: pathlib.Path) -> None:
   """Variances on the way through a layer, and gradients over training."""
   figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-  for colour, result in enumerate(results):
+  drawn = [result for result in results if result["row"] in DRAWN]
+  for colour, result in enumerate(drawn):
     for one, style in ((result["found"][0], ":"), (result["found"][-1], "-")):
       values = [one["forward"][name] for name in PLACES]
       label = f"{result['row']}, step {one['step']}"
@@ -164,19 +155,28 @@ def draw(results: list[dict], path: pathlib.Path) -> None:
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--runs", type=pathlib.Path, required=True)
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
-  parser.add_argument("--steps", type=int, default=run.STEPS, help="at least 10")
   args = parser.parse_args()
-  work_queue.work(
-    [Job(row, args.steps) for row in ROWS],
-    args.out,
-    name_of=lambda job: f"{job.row}-{job.steps}",
-    job_of=lambda result: Job(result["row"], result["steps"]),
-    run=lambda job, workdir: measure(job, args.data, args.out, workdir),
-  )
+
+  def of_job(job: run.Job, _) -> dict:
+    config = run.make_config(job, args.data, args.runs)
+    steps = range(0, job.steps + 1, job.steps // 5)
+    return job._asdict() | {
+      "found": measure(args.runs / run.name_of(job), config, steps)
+    }
+
+  jobs = [
+    job
+    for job in run.finished(args.runs, "main")
+    if job.seed == run.SEEDS[0] and rows.ROWS[job.row].layer
+  ]
+  work_queue.work(jobs, args.out, run.name_of, run.job_of, of_job)
   results = work_queue.read_results(args.out / "results" / "runs.jsonl")
-  print(table(results))
+  text = table(results)
+  (args.out / "results" / "flow.md").write_text(text)
+  print(text)
   draw(results, args.out / "results" / "flow.png")
 
 
