@@ -96,7 +96,7 @@ def get_config() -> ConfigDict:
   # "valid": "de_valid.txt"}, ...}, with source, name and text_key where they differ.
   data.mixture = ConfigDict()
   data.mixture_exponent = 0.3  # 1: as often as they are large; 0: all alike
-  # "bytes", "cl100k" (tiktoken's), a SentencePiece model's path, or "xlmr:PATH"
+  # "bytes", "cl100k" (tiktoken's), a SentencePiece model's path, "xlmr:PATH", "hf:DIR"
   data.vocabulary = "bytes"
   data.prepared = ""  # folder of `mhmoe prepare`: read in place of the text
   data.sequence_length = 256

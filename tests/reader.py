@@ -185,7 +185,13 @@ class Reader:
     if words[1] == "-r":
       assert (ROOT / words[2]).is_file(), words
       return
-    for word in words[1:]:
+    rest = iter(words[1:])
+    for word in rest:
+      if word == "--constraint":
+        assert (ROOT / next(rest)).is_file(), words
+        continue
+      if word == "--editable":
+        continue
       word = re.sub(r"^\.(?=\[|$)", "mhmoe_jax", word)
       if word.startswith("git+"):
         continue

@@ -12,8 +12,9 @@ each an assignment after `get_config` away from another reading:
 
 * Which layers. Table 11's MH-MoE rows have 3.54 M parameters more than X-MoE's outside
   of experts: the head and merge layers of three layers. Taken: the last three, where
-  BEiT-3's largest model fuses both modalities. Other reading, every second layer:
-  model.moe_last = 12, model.moe_every = 4, or 2 for six of them.
+  BEiT-3's largest model fuses both modalities. Other readings: every
+  fourth layer, model.moe_last = 12, model.moe_every = 4; every second, which are six:
+  model.moe_every = 2.
 * One pool of experts, or one for each modality. Each further expert adds 29.75 M in
   Table 11, and three layers of two FFNs are 28.37 M. Taken: one for each, which has
   head and merge layers of its own: 7.0 M, where 3.54 M speak for one pair of these in a

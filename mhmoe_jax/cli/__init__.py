@@ -39,7 +39,7 @@ USAGE = """usage: mhmoe VERB [flags]
   upcycle    --workdir DENSE --config CONFIG --out runs/upcycled
   plan       --config CONFIG [--topology v5p:4x4x4] [--slices N]
              [--mesh data=8,expert=8] [--optimize]
-             [--sweep mesh,capacity,remat,accumulate,batch] [--json]
+             [--sweep mesh,capacity,remat,accumulate,batch] [--rounds N] [--json]
   routing trace   --workdir runs/tiny --data FILES --out trace/ [--unit line]
              [--step N] [--max_tokens N] [--name NAME] [--config.model.moe.KEY=VALUE]
              [--images 'x/*.png' or of the generator, --pairs] [--max_pictures N]

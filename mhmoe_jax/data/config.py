@@ -33,8 +33,8 @@ class DataConfig:
     mixture_exponent: a window is of member l with probability n_l ** exponent over
       their sum, n_l the bytes (of tfds, the records) of its training text; from 0, all
       alike, to 1, in proportion. The reciprocal of what is called temperature.
-    vocabulary: "bytes", "cl100k", the path of a SentencePiece model, or "xlmr:PATH", a
-      model with the ids of XLM-R.
+    vocabulary: "bytes", "cl100k", the path of a SentencePiece model, "xlmr:PATH", a
+      model with the ids of XLM-R, or "hf:DIR", a folder with Hugging Face's tokenizer.
     prepared: folder of tokens that `mhmoe prepare` made of this text, read in its
       place; of a mixture, with a folder for each member. Empty: none.
     sequence_length: tokens per example, at least 2.
@@ -68,8 +68,8 @@ class DataConfig:
       self._check_source()
     if not self.vocabulary:
       raise ValueError(
-        "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-        f"path, got vocabulary={self.vocabulary!r}."
+        "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
+        f"model's path, got vocabulary={self.vocabulary!r}."
       )
     length = self.sequence_length
     if length < 2:

@@ -169,8 +169,8 @@ def find_drawable(vocabulary: Vocabulary, vocab_size: int) -> np.ndarray:
 
 def _no_vocabulary(name: str, error: Exception) -> ValueError:
   return ValueError(
-    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's path,"
-    f" got vocabulary={name!r} ({type(error).__name__})."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
+    f"model's path, got vocabulary={name!r} ({type(error).__name__})."
   )
 
 

@@ -25,8 +25,8 @@ import pytest
     ),
     (
       {"vocabulary": ""},
-      "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-      "path, got vocabulary=''.",
+      "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
+      "model's path, got vocabulary=''.",
     ),
     (
       {"sequence_length": 1},

@@ -101,8 +101,8 @@ def test_a_cut_character_is_left_out():
 
 def test_missing_model(refuses):
   with refuses(
-    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    "path, got vocabulary='no/such.model' (FileNotFoundError)."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
+    "model's path, got vocabulary='no/such.model' (FileNotFoundError)."
   ):
     vocabularies.make_vocabulary("no/such.model")
 
@@ -111,8 +111,8 @@ def test_file_that_is_no_model(tmp_path, refuses):
   path = tmp_path / "text.model"
   path.write_text("This is not a model.\n")
   with refuses(
-    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    f"path, got vocabulary='{path}' (RuntimeError)."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
+    f"model's path, got vocabulary='{path}' (RuntimeError)."
   ):
     vocabularies.make_vocabulary(str(path))
 

@@ -81,8 +81,8 @@ def test_what_pads_is_no_target(cfg, model, tmp_path):
 
 def test_refuses(model, tmp_path, refuses):
   with refuses(
-    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH' or a SentencePiece model's "
-    "path, got vocabulary='xlmr:no/such.model' (FileNotFoundError)."
+    "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
+    "model's path, got vocabulary='xlmr:no/such.model' (FileNotFoundError)."
   ):
     make_vocabulary("xlmr:no/such.model")
   t5 = str(tmp_path / "t5")

@@ -1,7 +1,7 @@
 """Computes golden.json with PyTorch, in float64: what the formulas mean to others.
 
-  python -m venv /tmp/torch && /tmp/torch/bin/pip install torch==2.13.0 numpy
-  /tmp/torch/bin/python -m tests.golden.make
+  python -m venv torch_env && torch_env/bin/pip install torch==2.13.0 numpy
+  torch_env/bin/python -m tests.golden.make
 
 PyTorch is not among the project's packages: the tests read the numbers. Nothing of
 mhmoe_jax is called here, only PyTorch's own functions and optimizer.

@@ -1,10 +1,10 @@
 """Computes encoder.json with torchscale's BEiT-3: the code that Microsoft released.
 
-  python -m venv /tmp/torchscale
-  /tmp/torchscale/bin/pip install torch==2.13.0 numpy
-  /tmp/torchscale/bin/pip install --no-deps torchscale==0.3.0 fairscale==0.4.0 \
+  python -m venv torchscale_env
+  torchscale_env/bin/pip install torch==2.13.0 numpy
+  torchscale_env/bin/pip install --no-deps torchscale==0.3.0 fairscale==0.4.0 \
     timm==0.6.13 einops
-  /tmp/torchscale/bin/python -m tests.golden.make_encoder
+  torchscale_env/bin/python -m tests.golden.make_encoder
 
 None of these is among the project's packages: the tests read the numbers.
 """
