@@ -18,6 +18,8 @@ import tensorstore
 from mhmoe_jax.checkpoints import integrity
 from mhmoe_jax.checkpoints.older import in_todays_words
 
+_ABOUT = {"config", "loss", "num_streams", "shapes", "checksums"}  # of about.json
+
 
 def _is_not_chatter(record: logging.LogRecord) -> bool:
   warns = record.levelno >= logging.WARNING and not record.exc_info
@@ -206,7 +208,14 @@ def _read_newest(
 def read_about(directory: epath.Path) -> dict[str, Any]:
   """What `Checkpoints.save` wrote besides arrays and places; the config as of today."""
   path = directory / "run" / "about.json"
-  about = integrity.on_every_process(lambda: json.loads(path.read_text()))
+
+  def read() -> dict[str, Any]:
+    about = json.loads(path.read_text())
+    if missing := sorted(_ABOUT - about.keys()):
+      raise ValueError(f"{path} lacks {missing[0]!r}")
+    return about
+
+  about = integrity.on_every_process(read)
   return about | {"config": in_todays_words(about["config"])}
 
 
@@ -233,19 +242,32 @@ def read_arrays(directory: epath.Path, about: dict[str, Any], abstract: Any) -> 
     integrity.DamagedError: arrays that cannot be read, or are not those saved.
   """
   integrity.check_shapes(directory, about["shapes"], abstract)
+  parts = len(abstract.get("opt_state", ()))
 
   def load() -> Any:
     if jax.process_index() == 0:
       # Orbax would notice, too, but with pages of tracebacks from its threads.
       files = json.loads((directory / "run" / "files.json").read_text())
       integrity.check_fingerprints(directory / "state", files)
+    wanted = _with_empty_ends(directory, abstract) if parts else abstract
     args = ocp.args.PyTreeRestore(
-      abstract,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+      wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
       partial_restore=True,
     )
     return ocp.PyTreeCheckpointHandler().restore(directory / "state", args=args)
 
   state = integrity.on_every_process(load)
+  if parts:
+    state["opt_state"] = state["opt_state"][:parts]
   integrity.check_checksums(state, about["checksums"])
   return state
+
+
+def _with_empty_ends(directory: epath.Path, abstract: Any) -> Any:
+  """`abstract` with the parts without a state that older runs' optimizers end in."""
+  metadata = json.loads((directory / "state" / "_METADATA").read_text())
+  keys = [entry["key_metadata"] for entry in metadata["tree_metadata"].values()]
+  saved = {path[1]["key"] for path in keys if path[0]["key"] == "opt_state"}
+  more = len(saved) - len(abstract["opt_state"])
+  return abstract | {"opt_state": (*abstract["opt_state"], *[None] * more)}

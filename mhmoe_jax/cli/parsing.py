@@ -28,6 +28,9 @@ _MISTAKES = (
 )
 
 
+_OF_CONFIG = re.compile(r"--?config\.")
+
+
 def make_flags() -> flags.FlagValues:
   values = flags.FlagValues()
   flags.DEFINE_bool("help", False, "show this help", flag_values=values)
@@ -112,25 +115,29 @@ def _find_imports(config: str) -> None:
 
 
 def _explain_key(error: Exception, key: str, argv: list[str]) -> str:
-  """One line on the flag that names a key which the config lacks; "" if none does."""
+  """One line on the flags that may name a key which the config lacks; "" if none do."""
   hint = ""
   while error is not None:
     found = re.search(r'Did you mean "[^"]*"', str(error))
     hint, error = f" {found[0]}?" if found else hint, error.__context__
-  for word in argv:
-    flag = word.partition("=")[0]
-    if flag.startswith("--config.") and key in flag.split(".")[1:]:
-      return f"{flag} must name a key of the config, got {key!r}.{hint}"
-  return ""
+  flags_given = [word.partition("=")[0] for word in argv if _OF_CONFIG.match(word)]
+  found = [flag for flag in flags_given if key in flag.split(".")[1:]]
+  if not found:
+    return ""
+  table = re.search(r"\.(rates|mixture)\.", found[0])
+  if table:  # It has no keys but those that it is given.
+    whole = found[0][: table.end() - 1]
+    hint = f""" Give {table[1]} whole: {whole}="{{'{key}': ...}}"."""
+  return f"{' or '.join(found)} must name a key of the config, got {key!r}.{hint}"
 
 
 def _explain(error: Exception, config: str, argv: list[str]) -> str:
   """One line; where in the config file, if it was that which failed."""
   # ml_collections raises some errors of the file anew, with a traceback as the message.
-  cause = error
+  cause, frames = error, traceback.extract_tb(error.__traceback__)
   while cause.__context__ is not None:
     cause = cause.__context__
-  frames = traceback.extract_tb(cause.__traceback__)
+    frames += traceback.extract_tb(cause.__traceback__)
   lines = [frame.lineno for frame in frames if frame.filename == config]
   if isinstance(cause, SyntaxError):
     return f"{cause.filename}, line {cause.lineno}: {cause.msg}."

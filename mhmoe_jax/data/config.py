@@ -68,8 +68,8 @@ class DataConfig:
       self._check_source()
     if not self.vocabulary:
       raise ValueError(
-        "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a SentencePiece "
-        f"model's path, got vocabulary={self.vocabulary!r}."
+        "vocabulary must be 'bytes', 'cl100k', 'xlmr:PATH', 'hf:DIR' or a "
+        f"SentencePiece model's path, got vocabulary={self.vocabulary!r}."
       )
     length = self.sequence_length
     if length < 2:

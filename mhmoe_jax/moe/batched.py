@@ -139,7 +139,7 @@ def backward(
     dw = jax.tree.map(lambda d, w: d.reshape(w.shape), dw, some)
     return (
       _add(sums, dw, experts_G),
-      _put(dx_TM, rows_GR, dx_GRM.astype(dx_TM.dtype)),
+      _put(dx_TM, rows_GR, dx_GRM),
       _put(dscale_T, rows_GR, dscale_GR1[..., 0]),
     )
 
@@ -155,7 +155,7 @@ def _take(rows_TX: jax.Array, rows_GR: jax.Array) -> jax.Array:
 
 
 def _put(rows_TX: jax.Array, rows_GR: jax.Array, new_GRX: jax.Array) -> jax.Array:
-  return rows_TX.at[rows_GR].set(new_GRX, mode="drop")
+  return rows_TX.at[rows_GR].set(new_GRX.astype(rows_TX.dtype), mode="drop")
 
 
 def _add(sums: ExpertWeights, dw: ExpertWeights, experts_G) -> ExpertWeights:

@@ -94,16 +94,16 @@ def backward(
     dx_pad, dscale_pad, dweights = carry
     one = _take(weights, e)
 
+    # Not even multiplied by zero: the next expert's rows may overflow in this one.
     def piece(start, size, carry):
       dx_pad, dscale_pad, sums = carry
-      dw, dx_RM, dscale_R1 = expert_ffn_gradients(
-        one,
-        _slice(x_pad, start, size),
-        _slice(scale_pad, start, size),
-        _keep(_slice(dy_pad, start, size), start, stop_E[e]),
+      rows = (
+        _keep(_slice(a, start, size), start, stop_E[e])
+        for a in (x_pad, scale_pad, dy_pad)
       )
+      dw, dx_RM, dscale_R1 = expert_ffn_gradients(one, *rows)
       return (
-        _put(dx_pad, dx_RM.astype(x_TM.dtype), start),
+        _put(dx_pad, dx_RM, start),
         _put(dscale_pad, dscale_R1, start),
         jax.tree.map(_add, sums, dw),
       )
@@ -137,6 +137,7 @@ def _slice(rows_TM: jax.Array, start: jax.Array, size: int) -> jax.Array:
 
 
 def _put(rows_TM: jax.Array, rows_RM: jax.Array, start: jax.Array) -> jax.Array:
+  rows_RM = rows_RM.astype(rows_TM.dtype)
   return jax.lax.dynamic_update_slice_in_dim(rows_TM, rows_RM, start, axis=0)
 
 

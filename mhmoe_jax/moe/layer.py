@@ -67,9 +67,9 @@ class MultiHeadMoe(nn.Module):
 
     Args:
       x_BLD: tokens; `config.num_heads` must divide D.
-      mask_BL: bool, False on padding, whose sub-tokens are not routed or counted and
-        get only the merge layer's bias (and the residual, and the shared expert).
-        The authors' code routes and counts them.
+      mask_BL: bool, False on padding, which is not read: its sub-tokens are not routed
+        or counted, and it gets what zeros get from the head layer's residual, the
+        merge layer and the shared expert. The authors' code routes and counts them.
         None: all real. Integers are refused: `mask_BL != 0` says which is meant.
       deterministic: False in training, which selects `capacity_factor` instead of
         `eval_capacity_factor` in dispatches that drop, and switches on
@@ -85,16 +85,15 @@ class MultiHeadMoe(nn.Module):
     """
     cfg = self.config
     mask_BL = _check_inputs(x_BLD, mask_BL, deterministic)
-    self._check_fields(deterministic)
+    self._check_fields(deterministic, x_BLD.shape[1])
     if mesh := explicit_mesh(x_BLD):
       if not self.is_initializing():
         return self._in_auto_mode(mesh, x_BLD, mask_BL, deterministic)
       whole = NamedSharding(mesh, PartitionSpec())
       x_BLD, mask_BL = jax.sharding.reshard((x_BLD, mask_BL), whole)
 
-    # What padding holds may be anything. A NaN there would meet a gradient of 0.
-    finite_BL = jnp.isfinite(x_BLD).all(axis=-1)
-    x_BLD = jnp.where((mask_BL | finite_BL)[..., None], x_BLD, 0).astype(self.dtype)
+    # What padding holds may be anything, and inf would meet a gradient of 0.
+    x_BLD = jnp.where(mask_BL[..., None], x_BLD, 0).astype(self.dtype)
     y_BLD = x_BLD
     if cfg.use_head_layer:
       y_BLD = LinearStack(cfg, 0.5**0.5, cfg.init, self.dtype, name="head")(y_BLD)
@@ -152,13 +151,19 @@ class MultiHeadMoe(nn.Module):
       start += length
     return found
 
-  def _check_fields(self, deterministic: bool) -> None:
+  def _check_fields(self, deterministic: bool, L: int) -> None:
     """Raises ValueError for what the layer cannot be made of."""
     cfg = self.config
     if not isinstance(cfg, MoeConfig):
       raise ValueError(f"config must be a MoeConfig, got a {type(cfg).__name__}.")
     if not jnp.issubdtype(self.dtype, jnp.floating):
       raise ValueError(f"dtype must be floating-point, got {jnp.dtype(self.dtype)}.")
+    lengths = [length for _, length in self.parts]
+    if lengths and (min(lengths) < 1 or sum(lengths) > L):
+      raise ValueError(
+        "parts must have at least 1 token each and at most L together, got parts="
+        f"{self.parts}, L={L}."
+      )
     # Flax takes the rng "params" where one of another name is missing.
     has_rng = self.has_rng("dropout") or self.has_rng("params")
     if cfg.expert_dropout and not deterministic and not has_rng:

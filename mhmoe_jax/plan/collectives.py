@@ -5,7 +5,7 @@ import math
 import re
 from typing import NamedTuple
 
-from mhmoe_jax.plan.hlo import Op, Program, attribute, nbytes, parts
+from mhmoe_jax.plan.hlo import Op, Program, attribute, elements, nbytes, parts
 
 COLLECTIVES = (
   "all-gather",
@@ -48,9 +48,10 @@ def find_collectives(program: Program, op: Op) -> Iterator[tuple[object, Collect
     if program.home[op.name].startswith(_REDUCE_SCATTER):
       kind = "reduce-scatter"
     operands = sum(nbytes(home[name].result) for name in op.operands)
-    # The result of a start is a tuple of operands and results.
-    results = map(nbytes, parts(op.result))
-    moved = max(operands, max(results) if "-start" in op.kind else sum(results))
+    result = op.result
+    if "-start" in op.kind and result.startswith("("):
+      result = elements(result)[1]  # behind the operands; each may be a tuple
+    moved = max(operands, sum(map(nbytes, parts(result))))
     # One that goes on beside several fusions appears in each, as links of a chain. A
     # channel alone says nothing: all that shard_map asks for share one.
     chain = re.search(r'channel_id=(\d+).*chain_id="(\d+)"', op.attributes)

@@ -91,8 +91,14 @@ class Program:
         # What other cores of the chip compute, such as gathers on a SparseCore.
         yield from self.walk(weigh, called(op), times)
       elif op.kind == "conditional":
-        branches = [list(self.walk(weigh, name, times)) for name in _branches(op)]
-        yield from min(branches, key=lambda run: sum(n * weigh(x) for x, n in run))
+        before, tried = self.unknown_loops, []
+        for branch in _branches(op):
+          self.unknown_loops = set()
+          run = list(self.walk(weigh, branch, times))
+          tried.append((run, self.unknown_loops))
+        run, met = min(tried, key=lambda one: sum(n * weigh(x) for x, n in one[0]))
+        self.unknown_loops = before | met
+        yield from run
       elif op.kind not in FREE and not op.kind.endswith(("-done", "-update")):
         yield op, times
 

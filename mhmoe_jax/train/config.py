@@ -75,6 +75,8 @@ class LoopConfig:
       value = getattr(self, name)
       if value < least:
         raise ValueError(f"{name} must be at least {least}, got {name}={value}.")
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f"seed must be in [0, 2**32), got seed={self.seed}.")
     if self.batch_size % self.accumulate_steps:
       raise ValueError(
         f"accumulate_steps must divide batch_size, got "

@@ -108,6 +108,8 @@ def train(
     for step in range(start + 1, cfg.train.num_steps + 1):
       if cfg.train.profile_steps and step == profile_at:
         jax.profiler.start_trace(f"{workdir}/tensorboard")
+        profiling = run.enter_context(contextlib.ExitStack())
+        profiling.callback(jax.profiler.stop_trace)
       batch = sharding.place_batch(next(train_feed), mesh, size)
       state, metrics = train_step(state, batch)
       if unread:  # The host reads one step late, while the device computes.
@@ -115,7 +117,7 @@ def train(
       unread = step, metrics
       if cfg.train.profile_steps and step == profile_at + cfg.train.profile_steps - 1:
         jax.block_until_ready(state)
-        jax.profiler.stop_trace()
+        profiling.close()
 
       last = stop(step) or step == cfg.train.num_steps
       evaluate_now = step % cfg.train.eval_every == 0 or step == cfg.train.num_steps

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 SCHEDULES = ("cosine", "linear", "constant")
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _STACKS = ("layers", "moe_layers")  # of blocks, from the first to the last
 
 
@@ -35,6 +36,10 @@ class OptimizerConfig:
   rates: dict = dataclasses.field(hash=False)
 
   def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is float and not math.isfinite(value):
+        raise ValueError(f"{field.name} must be finite, got {field.name}={value}.")
     if self.schedule not in SCHEDULES:
       raise ValueError(
         f"schedule must be one of {', '.join(SCHEDULES)}, "
@@ -56,8 +61,12 @@ class OptimizerConfig:
         f"layer_decay must be in (0, 1], got layer_decay={self.layer_decay}."
       )
     for name, rate in self.rates.items():
-      if type(rate) not in (int, float) or not rate > 0:
-        raise ValueError(f"rates must be positive numbers, got rates.{name}={rate!r}.")
+      if not isinstance(name, str):
+        raise ValueError(f"rates must be of modules by name, got {name!r}.")
+      if type(rate) not in (int, float) or not _SMALLEST <= rate <= _LARGEST:
+        raise ValueError(
+          f"rates must be positive numbers of float32, got rates.{name}={rate!r}."
+        )
 
 
 def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -79,8 +88,12 @@ def make_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
 def make_optimizer(
   config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
-  """The optimizer of a run of `num_steps`."""
-  parts = [
+  """The optimizer of a run of `num_steps`.
+
+  Its state is that of clipping and AdamW, whatever the rates: they may change in a run.
+  Its `init` raises ValueError for rates of modules that the parameters do not have.
+  """
+  adamw = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
       make_schedule(config, num_steps),
@@ -90,12 +103,31 @@ def make_optimizer(
       weight_decay=config.weight_decay,
       mask=decay_mask,
     ),
-  ]
-  if config.layer_decay < 1:
-    parts.append(optax.stateless(lambda updates, _: _slow(updates, config.layer_decay)))
-  if config.rates:
-    parts.append(optax.stateless(lambda updates, _: _hurry(updates, config.rates)))
-  return optax.chain(*parts)
+  )
+
+  def init(params):
+    _check_modules(params, config.rates)
+    return adamw.init(params)
+
+  def update(grads, state, params=None):
+    updates, state = adamw.update(grads, state, params)
+    if config.layer_decay < 1:
+      updates = _slow(updates, config.layer_decay)
+    if config.rates:
+      updates = _hurry(updates, config.rates)
+    return updates, state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _check_modules(params: Any, rates: Mapping[str, float]) -> None:
+  paths = [path[:-1] for path, _ in jax.tree.leaves_with_path(params)]
+  modules = {key.key for path in paths for key in path}
+  if unknown := sorted(rates.keys() - modules):
+    raise ValueError(
+      f"rates must be of modules of the model, {', '.join(sorted(modules))}, "
+      f"got {unknown[0]!r}."
+    )
 
 
 def _slow(updates: Any, decay: float) -> Any:
@@ -107,13 +139,6 @@ def _slow(updates: Any, decay: float) -> Any:
 
 def _hurry(updates: Any, rates: Mapping[str, float]) -> Any:
   """The updates of modules times their rates, weight decay included."""
-  paths = [path[:-1] for path, _ in jax.tree.leaves_with_path(updates)]
-  modules = {key.key for path in paths for key in path}
-  if unknown := sorted(rates.keys() - modules):
-    raise ValueError(
-      f"rates must be of modules of the model, {', '.join(sorted(modules))}, "
-      f"got {unknown[0]!r}."
-    )
 
   def hurry(path, x):
     return x * np.float32(math.prod(rates.get(key.key, 1) for key in path[:-1]))

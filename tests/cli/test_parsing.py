@@ -71,7 +71,12 @@ def test_a_flag_of_no_key(tmp_path, capsys):
       "'lerning_rate'. Did you mean \"learning_rate\"?"
     ),
     "--config.optimizer.rates.router=0.5": (
-      "--config.optimizer.rates.router must name a key of the config, got 'router'."
+      "--config.optimizer.rates.router must name a key of the config, got 'router'. "
+      "Give rates whole: --config.optimizer.rates=\"{'router': ...}\"."
+    ),
+    "-config.optimiser.eps=2": (
+      "-config.optimiser.eps must name a key of the config, got 'optimiser'. "
+      'Did you mean "optimizer"?'
     ),
     "--config.optimiser.eps=1": (
       "--config.optimiser.eps must name a key of the config, got 'optimiser'. "
@@ -80,6 +85,28 @@ def test_a_flag_of_no_key(tmp_path, capsys):
   }.items():
     assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path}/r", flag]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"mhmoe train: error: {line}"
+
+
+def test_of_two_flags_that_may_be_wrong_both_are_named(tmp_path, capsys):
+  path = tmp_path / "mine.py"
+  path.write_text("from configs import base\nget_config = base.get_config")
+  flags = ["--config.train.seed=1", "--config.model.seed=2"]
+  assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path}/r", *flags]) == 1
+  expected = (
+    "--config.train.seed or --config.model.seed must name a key of the config, got "
+    "'seed'."
+  )
+  assert expected in capsys.readouterr().err
+
+
+def test_a_key_that_the_config_lacks_has_its_line(tmp_path, capsys):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from configs import base\n\n\ndef get_config():\n  config = base.get_config()\n"
+    "  config.optimizer.head_rate = 20.0\n  return config\n"
+  )
+  assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path}/r"]) == 1
+  assert f"{path}, line 6: " in capsys.readouterr().err
 
 
 def test_a_key_that_the_file_lacks_is_not_the_flag_s(tmp_path, capsys):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mhmoe_jax.moe.ffn import ExpertWeights, Formula
+from mhmoe_jax.moe.ffn import ExpertWeights, Formula, expert_ffn
 from mhmoe_jax.moe.grouped import grouped_ffn
 from mhmoe_jax.plan.compile import devices_of
 from mhmoe_jax.sharding import vary_alike
@@ -270,3 +270,23 @@ def test_value_and_gradient_are_those_of_numpy(backend):
     )
     slope = (np.asarray(gradients[name], np.float64) * direction).sum()
     np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["blocks", "ragged", "batched", "fused"])
+def test_a_row_that_would_overflow_in_another_expert_spoils_nothing(backend):
+  """One row each, beside one another; the second expert's weights are small."""
+  gain_E11 = jnp.array([1.0, 1e-3], jnp.float16)[:, None, None]
+  ones = jnp.ones((2, 128, 128), jnp.float16) / 32 * gain_E11
+  weights = ExpertWeights(ones, ones, w_gate_EMF=ones)
+  x_TM = jnp.array([[0.1], [6e3]], jnp.float16) * jnp.ones((2, 128), jnp.float16)
+
+  def run(weights):
+    y_TM = grouped_ffn(weights, x_TM, jnp.ones(2), jnp.array([1, 1]), backend)
+    return y_TM.astype(jnp.float32).sum()
+
+  alone = jax.jit(expert_ffn)(jax.tree.map(lambda w: w[0], weights), x_TM)
+  assert np.isfinite(alone[0]).all()
+  assert not np.isfinite(alone[1]).any()
+  value, gradients = jax.jit(jax.value_and_grad(run))(weights)
+  assert np.isfinite(value)
+  jax.tree.map(lambda d: np.testing.assert_array_equal(np.isfinite(d), True), gradients)

@@ -397,6 +397,22 @@ def test_what_padding_holds_reaches_no_gradient(dispatch):
     return jax.grad(loss, argnums=(0, 1))(params, x_BLD)
 
   wanted = gradient(x_BLD.at[0, 3].set(0.0))
-  for junk in (jnp.nan, jnp.inf):
-    found = gradient(x_BLD.at[0, 3, 2].set(junk))
+  for junk in (jnp.nan, jnp.inf, 3e38):
+    found = gradient(x_BLD.at[0, 3].set(junk))
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.parametrize("backend", ["blocks", "batched"])
+def test_computed_in_float64(backend):
+  """As precise as float32 is: experts add up in that."""
+  config = MoeConfig(2, 4, 6, backend=backend)
+  x_BLD = jnp.sin(jnp.arange(2.0 * 4 * 8)).reshape(2, 4, 8)
+  params = MultiHeadMoe(config).init(jax.random.key(0), x_BLD)
+
+  def gradient(layer, params):
+    return jax.grad(lambda params: layer.apply(params, x_BLD)[0].sum())(params)
+
+  wanted = gradient(MultiHeadMoe(config), params)
+  with jax.enable_x64(True):
+    found = gradient(MultiHeadMoe(config, dtype=jnp.float64), params)
+  jax.tree.map(close, found, wanted)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mhmoe_jax import MoeConfig, MultiHeadMoe
 from mhmoe_jax.moe import layer
@@ -63,3 +64,12 @@ def test_a_part_of_padding_alone_says_nothing(key):
   assert part.stats.entropy == part.stats.dropped_sender == 0
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
   assert not any(np.any(x) for x in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+  "parts", [(("a", 9),), (("a", 2), ("b", 7)), (("a", 0), ("b", 3)), (("a", -1),)]
+)
+def test_parts_that_are_not_there(key, parts):
+  rule = r"^parts must have at least 1 token each and at most L together, got .*L=8\."
+  with pytest.raises(ValueError, match=rule):
+    MultiHeadMoe(CONFIG, parts=parts).init(key, jnp.ones((3, 8, 8)))

@@ -68,3 +68,21 @@ ENTRY %main (a: bf16[1024,64]) -> bf16[256,64] {{
   costs = read_costs(text, 1.0, 1.0)
   assert costs.collectives == [Collective("reduce-scatter", 4, 1, 2 * 1024 * 64)]
   assert costs.bytes == costs.seconds == 0  # They are no computation.
+
+
+def test_of_a_start_with_several_operands_all_count():
+  """Its result is a tuple of operands and one of results."""
+  text = """HloModule m, num_partitions=4
+
+ENTRY %main (a: f32[400], b: f32[400]) -> f32[1600] {
+  %a = f32[400]{0} parameter(0)
+  %b = f32[400]{0} parameter(1)
+  %s = ((f32[400]{0}, f32[400]{0}), (f32[1600]{0}, f32[1600]{0})) \
+all-gather-start(%a, %b), replica_groups={{0,1,2,3}}, dimensions={0}
+  %d = (f32[1600]{0}, f32[1600]{0}) all-gather-done(%s)
+  ROOT %r = f32[1600]{0} get-tuple-element(%d), index=0
+}
+"""
+  assert read_costs(text, 1.0, 1.0).collectives == [
+    Collective("all-gather", 4, 1, 2 * 1600 * 4)
+  ]

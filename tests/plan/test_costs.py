@@ -189,3 +189,36 @@ def test_not_a_module():
   with pytest.raises(ValueError) as error:
     Program("nothing")
   assert str(error.value) == "an HLO module must have an ENTRY computation, got none."
+
+
+def test_a_loop_in_a_branch_that_is_not_taken_is_not_unknown():
+  text = """HloModule m
+
+%cond (p: (s32[])) -> pred[] {
+  %p = (s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %c = pred[] compare(%i, %i), direction=NE
+}
+
+%body (q: (s32[])) -> (s32[]) {
+  ROOT %q = (s32[]) parameter(0)
+}
+
+%slow (r: (s32[])) -> (s32[]) {
+  %r = (s32[]) parameter(0)
+  %n = s32[1000]{0} iota(), iota_dimension=0
+  ROOT %w = (s32[]) while(%r), condition=%cond, body=%body
+}
+
+%fast (t: (s32[])) -> (s32[]) {
+  ROOT %t = (s32[]) parameter(0)
+}
+
+ENTRY %main (a: (s32[]), b: s32[]) -> (s32[]) {
+  %a = (s32[]) parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %k = (s32[]) conditional(%b, %a, %a), branch_computations={%slow, BRANCH}
+}
+"""
+  assert read_costs(text.replace("BRANCH", "%fast"), 1.0, 1.0).unknown_loops == 0
+  assert read_costs(text.replace("BRANCH", "%slow"), 1.0, 1.0).unknown_loops == 1

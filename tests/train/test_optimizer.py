@@ -103,14 +103,12 @@ def test_lower_layers_learn_more_slowly(config):
     )
 
   # The update is that of the same optimizer without, weight decay and all, times 0.5 to
-  # that power; and without, there is nothing more in it.
+  # that power.
   updates = {}
   for decay in (1.0, 0.5):
     config.optimizer.layer_decay = decay
     optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
-    state = optimizer.init(decoder)
-    assert len(state) == (2 if decay == 1 else 3)
-    updates[decay] = optimizer.update(decoder, state, decoder)[0]
+    updates[decay] = optimizer.update(decoder, optimizer.init(decoder), decoder)[0]
   for x, y, n in zip(
     *map(jax.tree.leaves, (updates[1.0], updates[0.5], layers_above(decoder))),
     strict=True,
@@ -140,18 +138,37 @@ def test_modules_have_rates(config):
 
 
 def test_rates_that_cannot_be(config):
-  for rate in (0.0, True, "2"):
+  for rate in (0.0, True, "2", np.inf, np.nan, 1e39, 1e-50, 10**400):
     config.optimizer.rates = {"router": rate}
-    rule = f"rates must be positive numbers, got rates.router={rate!r}."
+    rule = f"rates must be positive numbers of float32, got rates.router={rate!r}."
     with pytest.raises(ValueError) as error:
       resolve(config)
     assert str(error.value) == rule
+  config.optimizer.rates = {1: 2.0}
+  with pytest.raises(ValueError, match=r"^rates must be of modules by name, got 1\.$"):
+    resolve(config)
   config.optimizer.rates = {"answer_head": 20.0}
   optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
   params = {"embed": {"w_VD": jnp.ones((3, 2))}}
   rule = r"rates must be of modules of the model, embed, got 'answer_head'\."
   with pytest.raises(ValueError, match=rule):
-    optimizer.update(params, optimizer.init(params), params)
+    optimizer.init(params)
+
+
+def test_the_state_is_the_same_whatever_the_rates(config):
+  """So that they may change in a run."""
+  params = {"layers": {"block_0": {"moe": {"w_EMF": jnp.ones((3, 2, 4, 5))}}}}
+
+  def structure(layer_decay, rates):
+    config.optimizer.layer_decay, config.optimizer.rates = layer_decay, rates
+    optimizer = make_optimizer(resolve(config).optimizer, num_steps=10)
+    state = optimizer.init(params)
+    updated = optimizer.update(params, state, params)[1]
+    assert jax.tree.structure(updated) == jax.tree.structure(state)
+    return jax.tree.structure(state)
+
+  for others in ((0.5, {"moe": 2.0}), (1.0, {"moe": 1.0}), (0.5, {})):
+    assert structure(*others) == structure(1.0, {})
 
 
 def test_cosine_by_hand(config):
@@ -208,6 +225,8 @@ def test_three_steps_equal_pytorch(config):
       "final_fraction must be at least 0, got final_fraction=-0.1.",
     ),
     ({"layer_decay": 0.0}, "layer_decay must be in (0, 1], got layer_decay=0.0."),
+    ({"learning_rate": np.inf}, "learning_rate must be finite, got learning_rate=inf."),
+    ({"weight_decay": np.nan}, "weight_decay must be finite, got weight_decay=nan."),
     ({"b1": 1.0}, "b1 must be in [0, 1), got b1=1.0."),
     ({"b2": -0.1}, "b2 must be in [0, 1), got b2=-0.1."),
   ],
