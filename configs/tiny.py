@@ -3,9 +3,9 @@
   mhmoe train --config configs/tiny.py --workdir runs/tiny
 
 `configs/tiny.py:dense` and `configs/tiny.py:smoe` are its baselines. The SMoE has as
-many parameters in its experts (they see whole tokens, h times wider, so they are h times
-narrower inside), 10 % fewer in all, and does 0.6 of the work; the dense model is the
-same without experts.
+many parameters in its experts (they see whole tokens, h times wider, so they are h
+times narrower inside), 10 % fewer in all, and does 0.6 of the work; the dense model is
+the same without experts.
 """
 
 from configs import base

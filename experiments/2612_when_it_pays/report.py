@@ -122,7 +122,7 @@ def rates(found: Found) -> list[str]:
 def tokens(found: Found) -> list[str]:
   """MH-MoE beside the SMoE after other numbers of tokens."""
   lines = []
-  for steps in (600, run.STEPS, 6_000):
+  for steps in (600, run.STEPS, 6_000, run.LONG):
     for row in run.BASE:
       name = f"{row}, {steps * 1_024 / 1e6:.1f} M tokens"
       cells = line(found, seeds_of(row, steps), seeds_of(SMOE, steps))

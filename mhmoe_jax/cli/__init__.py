@@ -9,6 +9,7 @@ from collections.abc import Callable
 import contextlib
 import gc
 import glob
+import importlib.util
 import io
 import os
 import shlex
@@ -90,6 +91,10 @@ def main(argv: list[str] | None = None) -> int:
   if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
     for name, value in _NO_TPU.items():
       os.environ.setdefault(name, value)
+    has_gpu = glob.glob("/dev/nvidia*") or glob.glob("/dev/kfd")
+    if importlib.util.find_spec("libtpu") and not has_gpu:
+      # Its profiler, which jax would start beside its own, crashes.
+      os.environ.setdefault("JAX_PLATFORMS", "cpu")
   # What TensorFlow warns of it raises as well. jax has set 1, if it was not set.
   if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
