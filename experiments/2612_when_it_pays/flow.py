@@ -32,7 +32,6 @@ import matplotlib.pyplot as plt
 from ml_collections import ConfigDict
 import run
 
-from experiments import work_queue
 from mhmoe_jax.checkpoints.restore import load_model
 from mhmoe_jax.models.transformer import Decoder
 from mhmoe_jax.tasks.task import Batch, Params
@@ -163,17 +162,12 @@ def main():
   def of_job(job: run.Job, _) -> dict:
     config = run.make_config(job, args.data, args.runs)
     steps = range(0, job.steps + 1, job.steps // 5)
-    return job._asdict() | {
-      "found": measure(args.runs / run.name_of(job), config, steps)
-    }
+    return {"found": measure(args.runs / run.name_of(job), config, steps)}
 
-  jobs = [
-    job
-    for job in run.finished(args.runs, "main")
-    if job.seed == run.SEEDS[0] and rows.ROWS[job.row].layer
-  ]
-  work_queue.work(jobs, args.out, run.name_of, run.job_of, of_job)
-  results = work_queue.read_results(args.out / "results" / "runs.jsonl")
+  def is_wanted(job: run.Job) -> bool:
+    return job.seed == run.SEEDS[0] and rows.ROWS[job.row].layer is not None
+
+  results = run.measure_finished(args.runs, args.out, of_job, is_wanted)
   text = table(results)
   (args.out / "results" / "flow.md").write_text(text)
   print(text)

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import run
 
-from experiments import routing_measures, work_queue
+from experiments import routing_measures
 from mhmoe_jax.analysis.statistics import activation, drops, heads, training
 from mhmoe_jax.analysis.traces import tracing
 from mhmoe_jax.analysis.traces.trace import Trace, load_trace
@@ -192,12 +192,12 @@ def main():
   def of_job(job: run.Job, out: pathlib.Path) -> dict:
     workdir, text = args.runs / run.name_of(job), args.data / "valid.txt"
     steps = range(job.steps // 5, job.steps + 1, job.steps // 5)
-    found = measure(workdir, str(args.runs / "tokens.model"), text, out, steps)
-    return job._asdict() | found
+    return measure(workdir, str(args.runs / "tokens.model"), text, out, steps)
 
-  jobs = [job for job in run.finished(args.runs, "main") if rows.ROWS[job.row].layer]
-  work_queue.work(jobs, args.out, run.name_of, run.job_of, of_job)
-  results = work_queue.read_results(args.out / "results" / "runs.jsonl")
+  def is_wanted(job: run.Job) -> bool:
+    return rows.ROWS[job.row].layer is not None
+
+  results = run.measure_finished(args.runs, args.out, of_job, is_wanted)
   text = table(results)
   (args.out / "results" / "routing.md").write_text(text)
   print(text)

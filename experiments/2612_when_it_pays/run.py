@@ -5,6 +5,7 @@ see `experiments/work_queue.py`. README.md says what the tables are.
 """
 
 import argparse
+from collections.abc import Callable
 import os
 import pathlib
 import statistics
@@ -77,11 +78,28 @@ def job_of(result: dict) -> Job:
   return Job(*(result[name] for name in Job._fields))
 
 
-def finished(out: pathlib.Path, table: str) -> list[Job]:
-  """The jobs of a table of which there is a result, in its order."""
-  results = work_queue.read_results(out / "results" / "runs.jsonl")
-  done = set(map(job_of, results))
-  return [job for job in make_jobs(table) if job in done]
+def measure_finished(
+  runs: pathlib.Path,
+  out: pathlib.Path,
+  measure: Callable[[Job, pathlib.Path], dict],
+  wanted: Callable[[Job], bool] = lambda job: True,
+) -> list[dict]:
+  """Measures what has finished of the main table and is not measured; all results.
+
+  Args:
+    runs: what this script made.
+    out: gets `results/runs.jsonl`.
+    measure: of a job, with a folder for what it leaves.
+    wanted: which jobs.
+  """
+  done = set(map(job_of, work_queue.read_results(runs / "results" / "runs.jsonl")))
+  jobs = [job for job in make_jobs("main") if job in done and wanted(job)]
+
+  def run(job: Job, folder: pathlib.Path) -> dict:
+    return job._asdict() | measure(job, folder)
+
+  work_queue.work(jobs, out, name_of, job_of, run)
+  return work_queue.read_results(out / "results" / "runs.jsonl")
 
 
 def name_of(job: Job) -> str:

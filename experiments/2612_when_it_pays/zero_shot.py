@@ -13,7 +13,6 @@ import statistics
 from ml_collections import ConfigDict
 import run
 
-from experiments import work_queue
 from mhmoe_jax import sharding
 from mhmoe_jax.checkpoints import restore, saved
 from mhmoe_jax.evals import judge
@@ -77,12 +76,9 @@ def main():
   vocabulary = str(args.runs / "tokens.model")
 
   def of_job(job: run.Job, _) -> dict:
-    accuracy = ask(args.runs / run.name_of(job), vocabulary, args.tasks)
-    return job._asdict() | {"accuracy": accuracy}
+    return {"accuracy": ask(args.runs / run.name_of(job), vocabulary, args.tasks)}
 
-  jobs = run.finished(args.runs, "main")
-  work_queue.work(jobs, args.out, run.name_of, run.job_of, of_job)
-  text = table(work_queue.read_results(args.out / "results" / "runs.jsonl"))
+  text = table(run.measure_finished(args.runs, args.out, of_job))
   (args.out / "results" / "zero_shot.md").write_text(text)
   print(text)
 

@@ -68,8 +68,8 @@ class MultiHeadMoe(nn.Module):
     Args:
       x_BLD: tokens; `config.num_heads` must divide D.
       mask_BL: bool, False on padding, which is not read: its sub-tokens are not routed
-        or counted, and it gets what zeros get from the head layer's residual, the
-        merge layer and the shared expert. The authors' code routes and counts them.
+        or counted, and it gets what a token of zeros gets from merge layer, residual
+        and shared expert. The authors' code routes and counts them.
         None: all real. Integers are refused: `mask_BL != 0` says which is meant.
       deterministic: False in training, which selects `capacity_factor` instead of
         `eval_capacity_factor` in dispatches that drop, and switches on

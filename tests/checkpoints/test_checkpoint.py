@@ -5,6 +5,7 @@ import threading
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from mhmoe_jax.checkpoints import checkpoint, saved
@@ -42,6 +43,14 @@ def test_restores_onto_another_mesh(restart, mesh, data, expert):
   assert_same_bits(restored, state)
   for x, y in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
     assert x.sharding == y.sharding
+
+
+def test_an_older_optimizer_may_end_in_parts_without_a_state(restart, mesh):
+  """Rates of modules were such parts; orbax counts them."""
+  state = make_state(mesh)
+  older = state | {"opt_state": (*state["opt_state"], optax.EmptyState())}
+  restart().save(1, older, {}, CONFIG)
+  assert_same_bits(restart().restore(abstract(state), [0]).state, state)
 
 
 def test_no_checkpoint_at_all(restart, mesh, tmp_path):

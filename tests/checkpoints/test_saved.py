@@ -9,7 +9,6 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 
@@ -284,14 +283,6 @@ def test_a_run_from_before_exact_gelu(restart, mesh, tmp_path, norm, activation)
   resolve(ConfigDict(found))
   # One from after is left as it is.
   assert read_as_config(tmp_path, today) == json.loads(json.dumps(today))
-
-
-def test_an_older_optimizer_may_end_in_parts_without_a_state(restart, mesh):
-  """Rates of modules were such parts; orbax counts them."""
-  state = make_state(mesh)
-  older = state | {"opt_state": (*state["opt_state"], optax.EmptyState())}
-  restart().save(1, older, {}, CONFIG)
-  assert_same_bits(restart().restore(abstract(state), [0]).state, state)
 
 
 def test_a_description_without_a_key_is_damage(restart, mesh, tmp_path):
