@@ -1,15 +1,14 @@
-"""Loss against tokens and seconds: curves.py --results results --cost cost.jsonl
+"""Loss against tokens and seconds: curves.py --results results [--cost cost.jsonl]
 
 Of whole trainings only, each with its own schedule to rate 0, as points of one training
 on the way have not come down yet. Two fits say what ten times as many tokens would
 bring, each with a 95 % interval: of the paired difference, a line over the logarithm
 of the tokens; of the losses, E + A tokens^-a with an E and an a for both models.
-Writes curves.md and curves.png beside the results.
+Writes curves.md and curves.png beside the results; seconds need what cost.py found.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 
 import matplotlib.pyplot as plt
@@ -19,7 +18,6 @@ import run
 from scipy import optimize, stats
 
 from experiments import work_queue
-from experiments.intervals import interval
 
 TOKENS = 1_024  # of a step
 STEPS = (600, run.STEPS, 6_000, run.LONG)
@@ -88,11 +86,12 @@ def describe(found: report.Found) -> str:
   """Markdown: the differences by tokens, and both fits."""
   tokens, difference = pairs(found)
   lines = ["| tokens | pairs | MH-MoE less SMoE, nats |", "|---|---|---|"]
-  for t in np.unique(tokens):
-    of_t = difference[tokens == t].tolist()
-    mean, half = interval(of_t)
-    told = f"{mean:+.3f}" + ("" if np.isnan(half) else f" ± {half:.3f}")
-    lines.append(f"| {t / 1e6:.1f} M | {len(of_t)} | {told} |")
+  for steps in STEPS:
+    mhmoe, smoe = (report.seeds_of(row, steps) for row in (MHMOE, SMOE))
+    told = report.told(found, mhmoe, smoe)
+    if told:
+      number = len(report.compare(found, mhmoe, smoe))
+      lines.append(f"| {steps * TOKENS / 1e6:.1f} M | {number} | {told} |")
   lines.append("")
   if len(np.unique(tokens)) > 2:
     slope, at, half = extend(tokens, difference, AHEAD)
@@ -127,7 +126,7 @@ def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) 
       for job in report.seeds_of(row, steps)
       if job in found
     ]
-    if row in run.BASE and points:
+    if points:
       left.plot(*zip(*points, strict=True), "o", color=f"C{colour}", label=row)
     long = [found[job] for job in report.seeds_of(row, run.LONG) if job in found]
     if long and row in seconds:
@@ -141,6 +140,8 @@ def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) 
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
       axes.legend(fontsize=7)
+  if not seconds:
+    right.remove()
   figure.savefig(path, dpi=120)
   plt.close(figure)
 
@@ -148,11 +149,11 @@ def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) 
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--results", type=pathlib.Path, required=True)
-  parser.add_argument("--cost", type=pathlib.Path, required=True)
+  parser.add_argument("--cost", type=pathlib.Path)
   args = parser.parse_args()
   results = work_queue.read_results(args.results / "runs.jsonl")
   found = {run.job_of(result): result for result in results}
-  cost = map(json.loads, args.cost.read_text().splitlines())
+  cost = work_queue.read_results(args.cost) if args.cost else []
   text = describe(found)
   (args.results / "curves.md").write_text(text)
   print(text)

@@ -3,12 +3,11 @@
 Reads runs.jsonl in the folder, writes tables.md, width.png and factors.png beside it.
 The tables and figures of what has not run are left out.
 Differences are of one seed each, in nats of validation loss; with several seeds their
-mean and a 95 % interval.
+mean. Their 95 % intervals come from the spread that the rows with every seed share.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
-import math
 import pathlib
 import statistics
 
@@ -17,7 +16,7 @@ import matplotlib.pyplot as plt
 import run
 
 from experiments import work_queue
-from experiments.intervals import interval, told
+from experiments.intervals import Spread, common_spread
 
 Found = Mapping[run.Job, Mapping]  # results by what identifies them
 SMOE, MHMOE = run.BASE
@@ -45,6 +44,30 @@ def sub_token(row: str) -> float:
   return rows.ROWS[row].width / (1 if layer is None else layer.num_heads)
 
 
+def spread(found: Found, steps: int) -> Spread | None:
+  """Of runs of so many steps; where too few rows have every seed, of `run.STEPS`."""
+  names = dict.fromkeys(job.row for job in found)
+  whole = [jobs for row in names if set(jobs := seeds_of(row, steps)) <= found.keys()]
+  losses = [[found[job]["valid_loss"] for job in jobs] for jobs in whole]
+  own = common_spread(losses)
+  return spread(found, run.STEPS) if own is None and steps != run.STEPS else own
+
+
+def half_interval(found: Found, steps: int, pairs: int) -> float:
+  """Half a 95 % interval of a mean of differences; 0 where nothing tells it."""
+  of_rows = spread(found, steps)
+  return 0.0 if of_rows is None else of_rows.half(pairs)
+
+
+def told(found: Found, jobs: Sequence[run.Job], reference: Sequence[run.Job]) -> str:
+  """The mean difference with its interval."""
+  pairs = compare(found, jobs, reference)
+  if not pairs:
+    return ""
+  half = half_interval(found, jobs[0].steps, len(pairs))
+  return f"{statistics.fmean(pairs):+.3f}" + (f" ± {half:.3f}" if half else "")
+
+
 def line(found: Found, jobs: Sequence[run.Job], *references: Sequence[run.Job]):
   """Cells of a table's row: seeds, mean loss, differences; None if nothing has run."""
   done = [found[job] for job in jobs if job in found]
@@ -53,9 +76,7 @@ def line(found: Found, jobs: Sequence[run.Job], *references: Sequence[run.Job]):
   loss = statistics.fmean(r["valid_loss"] for r in done)
   active = [r["active_experts"] for r in done if r["active_experts"] is not None]
   cells = [str(len(done)), f"{loss:.3f}"]
-  cells += [
-    "" if other == jobs else told(compare(found, jobs, other)) for other in references
-  ]
+  cells += ["" if other == jobs else told(found, jobs, other) for other in references]
   cells.append(f"{done[0]['parameters'] / 1e6:.2f} M")
   cells.append(f"{statistics.fmean(active):.0%}" if active else "")
   return cells
@@ -147,8 +168,8 @@ def draw_widths(found: Found, path: pathlib.Path) -> None:
         found, seeds_of(f"mhmoe_{width}_{number}"), seeds_of(f"smoe_{width}")
       )
       if pairs:
-        mean, half = interval(pairs)
-        points.append((width / number, mean, 0 if math.isnan(half) else half))
+        half = half_interval(found, run.STEPS, len(pairs))
+        points.append((width / number, statistics.fmean(pairs), half))
     if points:
       x, y, error = zip(*points, strict=True)
       axes.errorbar(
@@ -177,7 +198,9 @@ def draw_factors(found: Found, path: pathlib.Path) -> None:
   for row, reference in changed().items():
     pairs = compare(found, seeds_of(row), seeds_of(reference))
     if pairs:
-      changes.setdefault(row.removeprefix("smoe,"), {})[reference] = interval(pairs)
+      half = half_interval(found, run.STEPS, len(pairs))
+      change = changes.setdefault(row.removeprefix("smoe,"), {})
+      change[reference] = statistics.fmean(pairs), half
   if not changes:
     return
   height = 1.4 + 0.34 * len(changes)
@@ -190,7 +213,6 @@ def draw_factors(found: Found, path: pathlib.Path) -> None:
     ]
     if points:
       y, mean, half = zip(*points, strict=True)
-      half = [0 if math.isnan(h) else h for h in half]
       axes.errorbar(
         mean, y, xerr=half, fmt=mark, capsize=3, color=f"C{shift}", label=row
       )

@@ -21,6 +21,7 @@ SEEDS = (0, 1, 2)
 RATES = (0.004, 0.002, 0.008)
 BASE = (f"smoe_{rows.WIDTH}", f"mhmoe_{rows.WIDTH}_{rows.HEADS}")
 PIECES = ("split", "linear", "head", "merge")
+OTHERS = (f"fine_{rows.WIDTH}", f"dense_{rows.WIDTH}")
 CONTROLS = ("narrow", "split_4", "split_8")
 # The models between which a user chooses, and the pieces of the layer (2411.16205
 # Tables 4 and 5); the most wanted first.
@@ -55,11 +56,17 @@ def _factors() -> list[str]:
 
 
 TABLES = {
-  "width": [Job(row, s) for s in SEEDS for row in _width()],
-  "parts": [Job(row, s) for s in SEEDS for row in (*BASE, *PIECES, *CONTROLS)],
-  "factors": [Job(row, s) for s in SEEDS for row in _factors()],
+  "width": [Job(row, SEEDS[0]) for row in _width()],
+  "parts": [
+    *(Job(row, s) for s in SEEDS for row in (*BASE, *PIECES, *OTHERS)),
+    *(Job(row, SEEDS[0]) for row in CONTROLS),
+  ],
+  "factors": [Job(row, SEEDS[0]) for row in _factors()],
   "rate": [Job(row, SEEDS[0], STEPS, rate) for rate in RATES for row in MAIN],
-  "tokens": [Job(row, s, n) for s in SEEDS for n in (600, 6_000) for row in BASE],
+  "tokens": [
+    *(Job(row, s, 600) for s in SEEDS for row in BASE),
+    *(Job(row, SEEDS[0], 6_000) for row in BASE),
+  ],
   "main": [Job(row, s, LONG) for s in SEEDS for row in MAIN],
 }
 
