@@ -117,31 +117,38 @@ def describe(found: report.Found) -> str:
 
 
 def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) -> None:
-  """Final losses over tokens; and of the longest runs over seconds of one core."""
-  figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+  """Losses less the SMoE's over tokens; the longest runs' over hours of a core."""
+  columns = 2 if seconds else 1
+  size = 6.4 * columns, 4.4
+  figure, axes = plt.subplots(1, columns, figsize=size, layout="constrained")
+  left, *right = np.atleast_1d(axes)
   for colour, row in enumerate(run.MAIN):
-    points = [
-      (steps * TOKENS, found[job]["valid_loss"])
-      for steps in STEPS
-      for job in report.seeds_of(row, steps)
-      if job in found
-    ]
+    points = []
+    for steps in STEPS:
+      less = report.compare(
+        found, report.seeds_of(row, steps), report.seeds_of(SMOE, steps)
+      )
+      if less and row != SMOE:
+        half = report.half_interval(found, steps, len(less))
+        # Side by side, as many have the same number of tokens.
+        points.append((steps * TOKENS * 1.03 ** (colour - 5), np.mean(less), half))
     if points:
-      left.plot(*zip(*points, strict=True), "o", color=f"C{colour}", label=row)
+      x, y, error = zip(*points, strict=True)
+      left.errorbar(x, y, error, fmt="o-", capsize=2, color=f"C{colour}", label=row)
     long = [found[job] for job in report.seeds_of(row, run.LONG) if job in found]
     if long and row in seconds:
       loss = np.mean([r["valid_loss"] for r in long])
       hours = seconds[row] * run.LONG / 3600
-      right.plot(hours, loss, "o", color=f"C{colour}", label=row)
-  left.set(xscale="log", xlabel="tokens")
-  right.set(xlabel=f"hours of one core for {run.LONG:,} steps")
-  for axes in (left, right):
-    axes.set(ylabel="validation loss, nats")
+      right[0].plot(hours, loss, "o", color=f"C{colour}")
+      right[0].annotate(row, (hours, loss), fontsize=7)
+  left.axhline(0, color="black", linewidth=0.8)
+  left.set(xscale="log", xlabel="tokens", ylabel="loss less the SMoE's, nats")
+  for axes in right:
+    axes.set(xlabel=f"hours of one core for {run.LONG:,} steps", ylabel="loss, nats")
+  for axes in (left, *right):
     axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[0]:
-      axes.legend(fontsize=7)
-  if not seconds:
-    right.remove()
+  shown = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
+  figure.legend(shown.values(), shown, fontsize=7, loc="outside right upper")
   figure.savefig(path, dpi=120)
   plt.close(figure)
 
