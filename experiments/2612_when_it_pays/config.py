@@ -36,7 +36,8 @@ from mhmoe_jax.plan import matching
 WIDTHS = {96: (2, 4), 192: (2, 3, 4, 8), 256: (2, 4)}
 WIDTH, HEADS = 192, 2  # where the factors are changed one at a time
 # What is changed, of the MoE layer or, with a point, of anything else. "start" is what
-# `starts.py` does to initial values. Those of one model alone come last.
+# `starts.py` does to initial values; "capacity" is that of experts in training and in
+# evaluation, where all else drops nothing. Those of one model alone come last.
 FACTORS = (
   {"router": "cosine"},
   {"router": "projected"},
@@ -45,6 +46,7 @@ FACTORS = (
   {"sub_ln": True},
   {"top_k": 1, "renormalize": False},  # a single weight of 1 teaches a router nothing
   {"top_k": 4},
+  {"capacity": 1.0},
   {"start": "unit_variance"},
   {"start": "magneto"},
   {"init": "torch"},
@@ -126,6 +128,10 @@ def _changed(factor: Mapping, is_smoe: bool) -> Row:
   own = {key: value for key, value in factor.items() if "." not in key}
   others = {key: value for key, value in factor.items() if "." in key}
   start = own.pop("start", "")
+  if "capacity" in own:
+    room = own.pop("capacity")
+    own |= {"dispatch": "capacity"}
+    own |= {"capacity_factor": room, "eval_capacity_factor": room}
   if is_smoe and "top_k" not in own:
     layer = _layer(WIDTH, **own)
   else:
