@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import run
 
+from mhmoe_jax import allocator
 from mhmoe_jax.plan.compile import compile_step
 from mhmoe_jax.train.config import resolve
 from mhmoe_jax.train.optimizer import make_optimizer
@@ -40,6 +41,7 @@ def config_of(row: str):
 def seconds_here(row: str) -> float:
   """The least time of a step in this process."""
   cfg = resolve(config_of(row))
+  allocator.keep_freed_memory()  # as training does
   optimizer = make_optimizer(cfg.optimizer, cfg.train.num_steps)
   state = jax.jit(lambda: make_state(cfg.task, optimizer, 0))()
   step = jax.jit(make_train_step(cfg.task, optimizer, 1), donate_argnums=0)
