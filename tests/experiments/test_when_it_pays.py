@@ -70,7 +70,7 @@ def test_a_factor_changes_the_config_by_itself(study):
     assert changed.model.moe.router == "cosine"
     changed.model.moe.router = base.model.moe.router
     assert changed.to_dict() == base.to_dict()
-    drops = resolve(rows.get_config(f"{prefix}capacity=1.0")).task.config.ffn
+    drops = rows.get_config(f"{prefix}capacity=1.0").model.moe
     assert drops.dispatch == "capacity"
     assert drops.capacity_factor == drops.eval_capacity_factor == 1
   with pytest.raises(ValueError, match=r"one of dense_96, .*got 'mhmoe'"):
