@@ -1,7 +1,8 @@
 """Trains the rows: run.py --table width --data DIR --out runs/when_it_pays
 
-DIR/train.txt and DIR/valid.txt are plain text. Start it as often as there are cores:
-see `experiments/work_queue.py`. README.md says what the tables are.
+DIR has plain text, train.txt and valid.txt and for "languages" ar.train.txt ... . Start
+it as often as there are cores: see `experiments/work_queue.py`. README.md says what the
+tables are.
 """
 
 import argparse
@@ -29,9 +30,16 @@ MAIN = (
   *("smoe_192", "mhmoe_192_2", "split", "fine_192", "dense_192", "merge"),
   *("mhmoe_192_3", "smoe,router=cosine", "equal_size", "head"),
 )
+# The same at D = 512, in the order of MAIN; 3 does not divide 512.
+WIDE = (
+  *("smoe_512", "mhmoe_512_2", "split_512", "dense_512", "fine_512", "merge_512"),
+  *("mhmoe_512_4", "cosine_512", "equal_size_512", "head_512", "linear_512"),
+)
+WIDE_RATES = (0.001, 0.002, 0.004)
 STEPS = 2_000  # of 1,024 tokens
 LONG = 10_000
 RATE = 0.004
+WIDE_RATE = 0.002
 
 
 class Job(NamedTuple):
@@ -68,6 +76,9 @@ TABLES = {
     *(Job(row, SEEDS[0], 6_000) for row in BASE),
   ],
   "main": [Job(row, s, LONG) for s in SEEDS for row in MAIN],
+  "languages": [Job(f"languages,{row}", SEEDS[0], LONG) for row in rows.IN_LANGUAGES],
+  "wide_rate": [Job(row, SEEDS[0], STEPS, rate) for rate in WIDE_RATES for row in WIDE],
+  "wide": [Job(row, s, LONG, WIDE_RATE) for s in SEEDS for row in WIDE],
 }
 
 
@@ -119,8 +130,10 @@ def make_config(job: Job, data: pathlib.Path, out: pathlib.Path) -> ConfigDict:
   config = rows.get_config(job.row, job.steps)
   config.optimizer.learning_rate = job.rate
   config.train.seed = config.data.seed = job.seed
-  config.data.train, config.data.valid = f"{data}/train.txt", f"{data}/valid.txt"
-  set_vocabulary(config, out / "tokens.model")
+  for files in config.data.mixture.values() or [config.data]:
+    for split in ("train", "valid"):
+      files[split] = str(data / pathlib.Path(files[split]).name)
+  set_vocabulary(config, out / pathlib.Path(config.data.vocabulary).name)
   return config
 
 
@@ -128,7 +141,6 @@ def train(job: Job, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
   """Trains and tells the result; None if a signal stopped it."""
   import starts
 
-  from mhmoe_jax.moe.telemetry import active_share
   from mhmoe_jax.plan.accounting import count_flops, count_parameters
   from mhmoe_jax.train import loop
   from mhmoe_jax.train.config import resolve
@@ -140,7 +152,7 @@ def train(job: Job, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
   evaluation = loop.train(config, str(workdir)).evaluation
   if evaluation is None:
     return None
-  cfg, load = resolve(config), evaluation.load_NHE
+  cfg = resolve(config)
   metrics = read_metrics(workdir / "metrics.jsonl")
   losses = [m["loss"] for m in metrics if "loss" in m]
   return job._asdict() | {
@@ -153,10 +165,16 @@ def train(job: Job, config: ConfigDict, workdir: pathlib.Path) -> dict | None:
     "curve": [
       [m["step"], m["valid/loss"]] for m in metrics if m.get("valid/loss") is not None
     ],
-    "active_experts": None
-    if load is None
-    else float(active_share(load.mean(axis=1)).mean()),
+    "active_experts": active_experts(evaluation),
   }
+
+
+def active_experts(evaluation) -> float | None:
+  """The share of experts in use, a mean over MoE layers; None if there are none."""
+  from mhmoe_jax.moe.telemetry import active_share
+
+  load = evaluation.load_NHE
+  return None if load is None else float(active_share(load.mean(axis=1)).mean())
 
 
 def main():
