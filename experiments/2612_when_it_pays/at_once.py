@@ -14,14 +14,12 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
-import statistics
 import time
 from typing import NamedTuple
 
 import batches
 import config as rows
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import optax
