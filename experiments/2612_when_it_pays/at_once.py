@@ -4,7 +4,7 @@ Models this small do not fill an accelerator. So the runs of a row that have equ
 many steps are lanes of one program: parameters, optimizer states and batches have a
 leading axis, and the device makes all steps between two evaluations without the host.
 Experts are computed as with dispatch="capacity" and a slot for every sub-token, which
-drops nothing and is one batched product.
+drops nothing and is one batched product; sorted where that would be large.
 
 Reads what batches.py wrote, and writes what run.py writes, with what it ran on. Several
 processes share the rows; what a killed one was at begins anew.
@@ -67,9 +67,11 @@ def make_config(program: Program, folder: pathlib.Path) -> ConfigDict:
   config.data.vocabulary = str(folder / pathlib.Path(config.data.vocabulary).name)
   config.optimizer.learning_rate = 1.0  # times that of a lane
   moe = config.model.moe
-  if moe.dispatch != "capacity":
+  slots = moe.num_experts / moe.top_k  # for every one that is used
+  is_large = rows.ROWS[program.row].width == rows.WIDE and slots > 4
+  if moe.dispatch != "capacity" and not is_large:
     moe.dispatch = "capacity"
-    moe.capacity_factor = moe.eval_capacity_factor = moe.num_experts / moe.top_k
+    moe.capacity_factor = moe.eval_capacity_factor = slots
   return config
 
 

@@ -15,10 +15,10 @@ sub-tokens; without a D it is 192, without an H 2.
   narrow              smoe with experts as narrow as those of linear and as many, and no
                       head and merge layer: less work and parameters
   head, merge         mhmoe with one of the two alone
-  PIECE_512           equal_size, split, linear, head and merge with a D of 512
+  split_512           split with that D
   languages,ROW       the same on 15 languages
   FACTOR=VALUE        mhmoe with another router, residual, sub_ln, start, rate ...
-  smoe,FACTOR=VALUE   and smoe; smoe,router=cosine is X-MoE, cosine_512 with that D
+  smoe,FACTOR=VALUE   and smoe; smoe,router=cosine is X-MoE
 
 Work and parameters are matched in the MoE layer without its router, as the papers do
 it; `tests/experiments/test_when_it_pays.py` asserts how near whole models come.
@@ -35,9 +35,9 @@ from configs import base
 from mhmoe_jax.moe.config import MoeConfig
 from mhmoe_jax.plan import matching
 
-WIDTHS = {96: (2, 4), 192: (2, 3, 4, 8), 256: (2, 4), 512: (2, 4)}
+WIDTHS = {96: (2, 4), 192: (2, 3, 4, 8), 256: (2, 4)}
 WIDTH, HEADS = 192, 2  # where the factors are changed one at a time
-WIDE = 512  # on an accelerator
+WIDE = 512  # of a few models, on an accelerator
 LANGUAGES = (
   *("ar", "bg", "de", "el", "en", "es", "fr", "hi"),
   *("ru", "sw", "th", "tr", "ur", "vi", "zh"),
@@ -127,9 +127,9 @@ class Row(NamedTuple):
   languages: bool = False  # instead of English
 
 
-def _equal_size(width: int) -> MoeConfig:
-  smoe, layer = _layer(width), _layer(width, num_heads=HEADS, num_linear=1)
-  dim = matching.match_expert_dim(layer, smoe, width, matching.parameters)
+def _equal_size() -> MoeConfig:
+  smoe, layer = _layer(WIDTH), _layer(WIDTH, num_heads=HEADS, num_linear=1)
+  dim = matching.match_expert_dim(layer, smoe, WIDTH, matching.parameters)
   return dataclasses.replace(layer, expert_dim=dim)
 
 
@@ -157,17 +157,19 @@ def _rows() -> dict[str, Row]:
     rows[f"fine_{width}"] = Row(width, _layer(width, **fine))
     for heads in numbers:
       rows[f"mhmoe_{width}_{heads}"] = Row(width, _mhmoe(width, heads))
-  for width, end in ((WIDTH, ""), (WIDE, f"_{WIDE}")):
-    rows[f"equal_size{end}"] = Row(width, _equal_size(width))
-    rows[f"split{end}"] = Row(width, _mhmoe(width, num_linear=0))
-    rows[f"linear{end}"] = Row(width, _mhmoe(width, heads=1))
-    rows[f"head{end}"] = Row(width, _mhmoe(width, use_merge_layer=False))
-    rows[f"merge{end}"] = Row(width, _mhmoe(width, use_head_layer=False))
-  rows[f"cosine_{WIDE}"] = Row(WIDE, _layer(WIDE, router="cosine"))
+  rows["equal_size"] = Row(WIDTH, _equal_size())
+  rows["split"] = Row(WIDTH, _mhmoe(num_linear=0))
+  rows[f"dense_{WIDE}"] = Row(WIDE, None)
+  rows[f"smoe_{WIDE}"] = Row(WIDE, _layer(WIDE))
+  rows[f"mhmoe_{WIDE}_{HEADS}"] = Row(WIDE, _mhmoe(WIDE))
+  rows[f"split_{WIDE}"] = Row(WIDE, _mhmoe(WIDE, num_linear=0))
   for heads in (4, 8):
     rows[f"split_{heads}"] = Row(WIDTH, _mhmoe(heads=heads, num_linear=0))
-  narrow = dataclasses.replace(rows["linear"].layer, num_linear=0)
-  rows["narrow"] = Row(WIDTH, narrow)
+  linear = _mhmoe(heads=1)
+  rows["linear"] = Row(WIDTH, linear)
+  rows["narrow"] = Row(WIDTH, dataclasses.replace(linear, num_linear=0))
+  rows["head"] = Row(WIDTH, _mhmoe(use_merge_layer=False))
+  rows["merge"] = Row(WIDTH, _mhmoe(use_head_layer=False))
   for factor in (*FACTORS_OF_MHMOE, *FACTORS):
     rows[name_of(factor)] = _changed(factor, is_smoe=False)
   for factor in FACTORS:
