@@ -259,11 +259,13 @@ def work(programs: Sequence[Program], folder: pathlib.Path, out: pathlib.Path) -
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--table", default="all", help=f"all, {', '.join(run.TABLES)}")
+  parser.add_argument("--row", default="", help="this one alone, see config.py")
   parser.add_argument("--batches", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   args = parser.parse_args()
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for other processes
-  work(make_programs(run.make_jobs(args.table)), args.batches, args.out)
+  jobs = run.make_jobs(args.table, args.row)
+  work(make_programs(jobs), args.batches, args.out)
 
 
 if __name__ == "__main__":

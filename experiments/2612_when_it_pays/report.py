@@ -1,7 +1,8 @@
 """Tables and figures of what run.py has finished: report.py --results results
 
-Reads runs.jsonl in the folder, writes tables.md, width.png and factors.png beside it.
-The tables and figures of what has not run are left out.
+Reads runs.jsonl in the folder, of one kind of machine; writes tables.md, main.png,
+width.png and factors.png beside it. The tables and figures of what has not run are left
+out.
 Differences are of one seed each, in nats of validation loss; with several seeds their
 mean. Their 95 % intervals come from the spread that the rows with every seed share.
 """
@@ -46,8 +47,8 @@ def sub_token(row: str) -> float:
 
 def spread(found: Found, steps: int) -> Spread | None:
   """Of runs of so many steps; where too few rows have every seed, of `run.STEPS`."""
-  names = dict.fromkeys(job.row for job in found)
-  whole = [jobs for row in names if set(jobs := seeds_of(row, steps)) <= found.keys()]
+  kinds = dict.fromkeys((job.row, steps, job.rate) for job in found)
+  whole = [jobs for kind in kinds if set(jobs := seeds_of(*kind)) <= found.keys()]
   losses = [[found[job]["valid_loss"] for job in jobs] for jobs in whole]
   own = common_spread(losses)
   return spread(found, run.STEPS) if own is None and steps != run.STEPS else own
@@ -158,6 +159,70 @@ def main_table(found: Found) -> list[str]:
   return table("Ten million tokens", [f"less {SMOE}", f"less {MHMOE}"], lines)
 
 
+def wide(found: Found) -> list[str]:
+  """Models of D = 512 at every learning rate."""
+  lines = []
+  for rate in run.WIDE_RATES:
+    smoe = seeds_of(run.WIDE[0], run.STEPS, rate)
+    for row in run.WIDE:
+      cells = line(found, seeds_of(row, run.STEPS, rate), smoe)
+      lines.append((f"{row}, {rate:g}", cells))
+  return table(f"D = {rows.WIDE}", ["less the SMoE at that rate"], lines)
+
+
+def languages(found: Found) -> list[str]:
+  """Models of 15 languages; the loss is a mean over them."""
+  jobs = {row: seeds_of(f"languages,{row}") for row in rows.IN_LANGUAGES}
+  lines = [(row, line(found, of_row, jobs[SMOE])) for row, of_row in jobs.items()]
+  return table("15 languages", [f"less {SMOE}"], lines)
+
+
+def draw_main(found: Found, path: pathlib.Path) -> None:
+  """Every model's loss less the SMoE's after ten million tokens; and at D = 512."""
+  panels = {f"D = {rows.WIDTH}, {run.LONG * 1_024 / 1e6:.0f} M tokens": {}}
+  (long,) = panels.values()
+  for row in run.MAIN[1:]:
+    long[row] = seeds_of(row, run.LONG), seeds_of(SMOE, run.LONG)
+  for rate in run.WIDE_RATES[:2]:
+    title = f"D = {rows.WIDE}, {run.STEPS * 1_024 / 1e6:.0f} M tokens, rate {rate:g}"
+    panels[title] = {
+      row: tuple(seeds_of(name, run.STEPS, rate) for name in (row, run.WIDE[0]))
+      for row in run.WIDE[1:]
+    }
+  panels = {
+    title: {row: jobs for row, jobs in of_title.items() if compare(found, *jobs)}
+    for title, of_title in panels.items()
+  }
+  panels = {title: of_title for title, of_title in panels.items() if of_title}
+  if not panels:
+    return
+  figure, axes = plt.subplots(
+    *(len(panels), 1),
+    figsize=(6.4, 1 + sum(0.6 + 0.3 * len(of_title) for of_title in panels.values())),
+    height_ratios=[1.5 + len(of_title) for of_title in panels.values()],
+    sharex=True,
+    squeeze=False,
+    layout="constrained",
+  )
+  for ax, (title, of_title) in zip(axes[:, 0], panels.items(), strict=True):
+    for place, (jobs, reference) in enumerate(of_title.values()):
+      pairs = compare(found, jobs, reference)
+      half = half_interval(found, jobs[0].steps, len(pairs))
+      mean = statistics.fmean(pairs)
+      ax.errorbar(mean, place, xerr=half, fmt="o", capsize=3, color="C0")
+      ax.plot(pairs, [place] * len(pairs), "|", color="C1", markersize=9)
+    ax.set_yticks(range(len(of_title)), list(of_title))
+    ax.set_ylim(len(of_title) - 0.5, -0.5)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.grid(alpha=0.3, axis="x")
+    ax.set_title(title, fontsize=9)
+  axes[-1, 0].set_xlabel(
+    "loss less the SMoE's, nats: mean, its interval, each seed (|)"
+  )
+  figure.savefig(path, dpi=130)
+  plt.close(figure)
+
+
 def draw_widths(found: Found, path: pathlib.Path) -> None:
   """Loss less the SMoE's against the width of a sub-token, a line for each D."""
   figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
@@ -232,11 +297,12 @@ def main():
   args = parser.parse_args()
   results = work_queue.read_results(args.results / "runs.jsonl")
   found = {run.job_of(result): result for result in results}
-  parts_of_report = (main_table, widths, parts, factors, rates, tokens)
+  parts_of_report = (main_table, wide, widths, parts, factors, rates, tokens, languages)
   lines = [text for part in parts_of_report for text in part(found)]
   text = "\n".join(lines)
   (args.results / "tables.md").write_text(text)
   print(text)
+  draw_main(found, args.results / "main.png")
   draw_widths(found, args.results / "width.png")
   draw_factors(found, args.results / "factors.png")
 

@@ -66,7 +66,7 @@ TABLES = {
     *(Job(row, s) for s in SEEDS for row in (*BASE, *PIECES, *OTHERS)),
     *(Job(row, SEEDS[0]) for row in CONTROLS),
   ],
-  "factors": [Job(row, SEEDS[0]) for row in _factors()],
+  "factors": [Job(row, s) for s in SEEDS for row in _factors()],
   "rate": [Job(row, SEEDS[0], STEPS, rate) for rate in RATES for row in MAIN],
   "tokens": [
     *(Job(row, s, 600) for s in SEEDS for row in BASE),
@@ -82,12 +82,20 @@ TABLES = {
 }
 
 
-def make_jobs(table: str) -> list[Job]:
-  """The runs of a table or of all: every row with one seed, then with the next."""
+def make_jobs(table: str, row: str = "") -> list[Job]:
+  """The runs of a table or of all: every row with one seed, then with the next.
+
+  Args:
+    table: one of `TABLES`, or all.
+    row: the only one wanted, or all of them.
+  """
   if table != "all" and table not in TABLES:
     raise ValueError(f"table must be all, {', '.join(TABLES)}, got table={table!r}.")
   wanted = TABLES.values() if table == "all" else [TABLES[table]]
   jobs = dict.fromkeys(job for jobs in wanted for job in jobs)
+  if row and row not in (names := dict.fromkeys(job.row for job in jobs)):
+    raise ValueError(f"row must be one of {', '.join(names)}, got row={row!r}.")
+  jobs = [job for job in jobs if row in ("", job.row)]
   return sorted(jobs, key=lambda job: job.seed)
 
 
@@ -180,6 +188,7 @@ def active_experts(evaluation) -> float | None:
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--table", default="all", help=f"all, {', '.join(TABLES)}")
+  parser.add_argument("--row", default="", help="this one alone, see config.py")
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   args = parser.parse_args()
@@ -188,7 +197,7 @@ def main():
   def run(job: Job, workdir: pathlib.Path) -> dict | None:
     return train(job, make_config(job, args.data, args.out), workdir)
 
-  work_queue.work(make_jobs(args.table), args.out, name_of, job_of, run)
+  work_queue.work(make_jobs(args.table, args.row), args.out, name_of, job_of, run)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,11 @@ def test_jobs(study):
   assert all(run.job_of({**job._asdict(), "valid_loss": 1.0}) == job for job in jobs)
   with pytest.raises(ValueError, match="table must be all, width"):
     run.make_jobs("1")
+  assert run.make_jobs("main", "split") == [
+    run.Job("split", seed, run.LONG) for seed in run.SEEDS
+  ]
+  with pytest.raises(ValueError, match=r"row must be one of smoe_192, .*got row='spl'"):
+    run.make_jobs("main", "spl")
 
 
 def test_tables_and_figures_compare_the_same_seeds(study, tmp_path, monkeypatch):
