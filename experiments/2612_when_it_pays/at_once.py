@@ -107,9 +107,9 @@ def make_advance(cfg: RunConfig) -> Callable[..., tuple[State, jax.Array]]:
     state, metrics = make_train_step(cfg.task, scaled, 1)(state, _widen(cfg, batch))
     return state, metrics["loss"]
 
-  def advance(state, rate_X, batches):
+  def advance(state, rate_X, some):
     return jax.lax.scan(
-      lambda state, batch: jax.vmap(step)(state, rate_X, batch), state, batches
+      lambda state, batch: jax.vmap(step)(state, rate_X, batch), state, some
     )
 
   return advance
@@ -118,11 +118,11 @@ def make_advance(cfg: RunConfig) -> Callable[..., tuple[State, jax.Array]]:
 def make_count(cfg: RunConfig) -> Callable[[Mapping, Batch], Sums]:
   """What the task counts in batches of arrays (batches, B, L), for every lane."""
 
-  def count(params, batches):
+  def count(params, some):
     def one(batch):
       return cfg.task.count(params, {}, _widen(cfg, batch))
 
-    return jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(one, batches))
+    return jax.tree.map(lambda x: x.sum(axis=0), jax.lax.map(one, some))
 
   return jax.vmap(count, in_axes=(0, None))
 
@@ -181,11 +181,13 @@ class Trainer:
       self._state, loss_SX = jax.block_until_ready(advanced)
       seconds += time.perf_counter() - begun
       losses.append(np.asarray(loss_SX))
+      if not np.isfinite(losses[-1]).all():
+        bad = np.flatnonzero(~np.isfinite(np.concatenate(losses)).all(axis=1))
+        raise FloatingPointError(
+          f"{program.name}: the loss of step {bad[0] + 1} is not finite."
+        )
       evaluations.append(self._evaluate())
     loss_SX = np.concatenate(losses)
-    if not np.isfinite(loss_SX).all():
-      step = np.flatnonzero(~np.isfinite(loss_SX).all(axis=1))[0] + 1
-      raise FloatingPointError(f"{program.name}: no finite loss at step {step}.")
 
     steps = np.cumsum([len(part) for part in losses])
     shared = {
@@ -194,7 +196,8 @@ class Trainer:
       "tokens": cfg.train.batch_size * cfg.data.sequence_length * program.steps,
       "device": jax.devices()[0].device_kind,
       "lanes": len(program.lanes),
-      "seconds_per_step": seconds / program.steps,  # of all lanes
+      "seconds_per_step": seconds
+      / program.steps,  # of all lanes, batches on their way included
     }
     return [
       job._asdict()
@@ -232,7 +235,8 @@ class Trainer:
 def work(programs: Sequence[Program], folder: pathlib.Path, out: pathlib.Path) -> None:
   """Trains what is not in the results and no other process is at.
 
-  While one process trains, others compile.
+  While one process trains, others compile. A program is trained whole, though a lane of
+  it be known.
   """
   path, version = out / "results" / "runs.jsonl", work_queue.commit()
   for program in programs:

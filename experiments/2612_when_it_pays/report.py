@@ -3,7 +3,7 @@
 Reads runs.jsonl in the folder, of one kind of machine; writes tables.md, main.png,
 width.png and factors.png beside it. The tables and figures of what has not run are left
 out.
-Differences are of one seed each, in nats of validation loss; with several seeds their
+A loss is a mean of the seeds that a row has. Differences are of one seed each, in nats of validation loss; with several seeds their
 mean. Their 95 % intervals come from the spread that the rows with every seed share.
 """
 
