@@ -268,7 +268,10 @@ def main():
   parser.add_argument("--out", type=pathlib.Path, required=True)
   args = parser.parse_args()
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # for other processes
-  jobs = run.make_jobs(args.table, args.row)
+  try:
+    jobs = run.make_jobs(args.table, args.row)
+  except ValueError as error:
+    parser.error(str(error))
   work(make_programs(jobs), args.batches, args.out)
 
 

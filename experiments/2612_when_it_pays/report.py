@@ -3,8 +3,9 @@
 Reads runs.jsonl in the folder, of one kind of machine; writes tables.md, main.png,
 width.png and factors.png beside it. The tables and figures of what has not run are left
 out.
-A loss is a mean of the seeds that a row has. Differences are of one seed each, in nats of validation loss; with several seeds their
-mean. Their 95 % intervals come from the spread that the rows with every seed share.
+A loss is a mean of the seeds that a row has, in nats of the validation text, a
+difference one of the seeds that both rows have. Their 95 % intervals come from the
+spread that the rows with every seed share, whatever their D and learning rate.
 """
 
 import argparse

@@ -192,12 +192,16 @@ def main():
   parser.add_argument("--data", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   args = parser.parse_args()
+  try:
+    jobs = make_jobs(args.table, args.row)
+  except ValueError as error:
+    parser.error(str(error))
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
 
   def run(job: Job, workdir: pathlib.Path) -> dict | None:
     return train(job, make_config(job, args.data, args.out), workdir)
 
-  work_queue.work(make_jobs(args.table, args.row), args.out, name_of, job_of, run)
+  work_queue.work(jobs, args.out, name_of, job_of, run)
 
 
 if __name__ == "__main__":
