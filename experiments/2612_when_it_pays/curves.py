@@ -11,9 +11,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 import pathlib
 
+import differences
 import matplotlib.pyplot as plt
 import numpy as np
-import report
 import run
 from scipy import optimize, stats
 
@@ -25,13 +25,13 @@ AHEAD = 10 * run.LONG * TOKENS
 SMOE, MHMOE = run.BASE
 
 
-def pairs(found: report.Found) -> tuple[np.ndarray, np.ndarray]:
+def pairs(found: differences.Found) -> tuple[np.ndarray, np.ndarray]:
   """Tokens and MH-MoE's loss less the SMoE's, of every pair of runs."""
   made = [
     (steps * TOKENS, difference)
     for steps in STEPS
-    for difference in report.compare(
-      found, report.seeds_of(MHMOE, steps), report.seeds_of(SMOE, steps)
+    for difference in differences.compare(
+      found, differences.seeds_of(MHMOE, steps), differences.seeds_of(SMOE, steps)
     )
   ]
   tokens, difference = np.array(made, float).reshape(-1, 2).T
@@ -82,15 +82,15 @@ def power_law(
   return fit, (second - first) * scale, half
 
 
-def describe(found: report.Found) -> str:
+def describe(found: differences.Found) -> str:
   """Markdown: the differences by tokens, and both fits."""
   tokens, difference = pairs(found)
   lines = ["| tokens | pairs | MH-MoE less SMoE, nats |", "|---|---|---|"]
   for steps in STEPS:
-    mhmoe, smoe = (report.seeds_of(row, steps) for row in (MHMOE, SMOE))
-    told = report.told(found, mhmoe, smoe)
+    mhmoe, smoe = (differences.seeds_of(row, steps) for row in (MHMOE, SMOE))
+    told = differences.told(found, mhmoe, smoe)
     if told:
-      number = len(report.compare(found, mhmoe, smoe))
+      number = len(differences.compare(found, mhmoe, smoe))
       lines.append(f"| {steps * TOKENS / 1e6:.1f} M | {number} | {told} |")
   lines.append("")
   if len(np.unique(tokens)) > 2:
@@ -103,7 +103,7 @@ def describe(found: report.Found) -> str:
       row: [
         (job.steps * TOKENS, found[job]["valid_loss"])
         for steps in STEPS
-        for job in report.seeds_of(row, steps)
+        for job in differences.seeds_of(row, steps)
         if job in found
       ]
       for row in run.BASE
@@ -116,7 +116,9 @@ def describe(found: report.Found) -> str:
   return "\n".join(lines) + "\n"
 
 
-def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) -> None:
+def draw(
+  found: differences.Found, seconds: Mapping[str, float], path: pathlib.Path
+) -> None:
   """Losses less the SMoE's over tokens; the longest runs' over hours of a core."""
   columns = 2 if seconds else 1
   size = 6.4 * columns, 4.4
@@ -125,17 +127,17 @@ def draw(found: report.Found, seconds: Mapping[str, float], path: pathlib.Path) 
   for colour, row in enumerate(run.MAIN):
     points = []
     for steps in STEPS:
-      less = report.compare(
-        found, report.seeds_of(row, steps), report.seeds_of(SMOE, steps)
+      less = differences.compare(
+        found, differences.seeds_of(row, steps), differences.seeds_of(SMOE, steps)
       )
       if less and row != SMOE:
-        half = report.half_interval(found, steps, len(less))
+        half = differences.half_interval(found, steps, len(less))
         # Side by side, as many have the same number of tokens.
         points.append((steps * TOKENS * 1.03 ** (colour - 5), np.mean(less), half))
     if points:
       x, y, error = zip(*points, strict=True)
       left.errorbar(x, y, error, fmt="o-", capsize=2, color=f"C{colour}", label=row)
-    long = [found[job] for job in report.seeds_of(row, run.LONG) if job in found]
+    long = [found[job] for job in differences.seeds_of(row, run.LONG) if job in found]
     if long and row in seconds:
       loss = np.mean([r["valid_loss"] for r in long])
       hours = seconds[row] * run.LONG / 3600

@@ -24,7 +24,7 @@ def study():
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(STUDY)
     names = ["config", "run", "report", "starts", "flow", "routing", "zero_shot"]
-    names.append("curves")
+    names += ["curves", "differences", "figures"]
     for name in names:
       patch.delitem(sys.modules, name, raising=False)
     found = [importlib.import_module(name) for name in names]
@@ -115,25 +115,49 @@ def test_tables_and_figures_compare_the_same_seeds(study, tmp_path, monkeypatch)
   assert {path.name for path in tmp_path.glob("*.png")} == {"width.png", "factors.png"}
 
 
+def test_wide_long_and_languages_are_reported(study, tmp_path, monkeypatch):
+  _, run, report = study[:3]
+  losses = {
+    run.Job("smoe_512", 1, run.STEPS, 0.002): 4.0,
+    run.Job("split_512", 1, run.STEPS, 0.002): 3.75,
+    run.Job("languages,smoe_192", 0): 3.0,
+    run.Job("languages,split", 0): 3.125,
+    run.Job("smoe_192", 2, run.LONG): 3.5,
+    run.Job("dense_192", 2, run.LONG): 4.0,
+  }
+  results = [
+    job._asdict() | {"valid_loss": loss, "parameters": 1e6, "active_experts": None}
+    for job, loss in losses.items()
+  ]
+  (tmp_path / "runs.jsonl").write_text("\n".join(map(json.dumps, results)))
+  monkeypatch.setattr("sys.argv", ["report.py", "--results", str(tmp_path)])
+  report.main()
+  text = (tmp_path / "tables.md").read_text()
+  assert "| split_512, 0.002 | 1 | 3.750 | -0.250 | 1.00 M |  |" in text
+  assert "| split | 1 | 3.125 | +0.125 | 1.00 M |  |" in text
+  assert "| dense_192 | 1 | 4.000 | +0.500 |  | 1.00 M |  |" in text
+  assert (tmp_path / "main.png").stat().st_size > 5_000
+
+
 def test_intervals_come_from_what_all_rows_share(study):
   """By hand: differences of 0.25, 0.35, 0.30 have a standard deviation of 0.05."""
-  _, run, report = study[:3]
+  run, differences = study[1], study[8]
   losses = {"smoe_192": (4.0, 3.0, 5.0), "mhmoe_192_2": (4.25, 3.35, 5.3)}
   found = {
     job: {"valid_loss": loss}
     for row, of_row in losses.items()
-    for job, loss in zip(report.seeds_of(row), of_row, strict=True)
+    for job, loss in zip(differences.seeds_of(row), of_row, strict=True)
   }
   found[run.Job("router=cosine", 0)] = {"valid_loss": 4.2}
-  smoe, mhmoe = map(report.seeds_of, losses)
+  smoe, mhmoe = map(differences.seeds_of, losses)
   # 4.303 * 0.05 / sqrt(3), as Student's t of the pairs; and of one pair.
-  assert report.told(found, mhmoe, smoe) == "+0.300 ± 0.124"
-  cosine = report.seeds_of("router=cosine")
-  assert report.told(found, cosine, mhmoe) == "-0.050 ± 0.215"
+  assert differences.told(found, mhmoe, smoe) == "+0.300 ± 0.124"
+  cosine = differences.seeds_of("router=cosine")
+  assert differences.told(found, cosine, mhmoe) == "-0.050 ± 0.215"
   # Of more steps one pair has run: the spread is that of fewer.
-  later = [report.seeds_of(row, run.LONG) for row in losses]
+  later = [differences.seeds_of(row, run.LONG) for row in losses]
   found |= {jobs[0]: {"valid_loss": 3.0 + i} for i, jobs in enumerate(later)}
-  assert report.told(found, later[1], later[0]) == "+1.000 ± 0.215"
+  assert differences.told(found, later[1], later[0]) == "+1.000 ± 0.215"
 
   spread = intervals.common_spread([[0, 1], [0, 1], [0, 1.3]])
   np.testing.assert_allclose(spread, [0.03 / 2, 2])
